@@ -1,0 +1,87 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * Types and constants that the BPF programs and the Rust agent share. Bindgen
+ * turns this file into framework::intf.
+ */
+#ifndef __INTF_H
+#define __INTF_H
+
+#ifdef __VMLINUX_H__
+/* included by a BPF program: vmlinux.h has the integer types */
+#else
+typedef unsigned char u8;
+typedef unsigned int u32;
+typedef int s32;
+typedef unsigned long long u64;
+typedef long long s64;
+#endif
+
+enum slot_consts {
+	/* Slots of the root scheduler; a power of two. */
+	NR_SLOTS = 4,
+	/* DSQs a policy may create; policy_dsq_base advances by this much. */
+	SLOT_MAX_DSQS = 65536,
+};
+
+/*
+ * The route word: which slot decides, which one is being emptied, and the
+ * epoch that tells successive policies apart. One aligned 64-bit store of it
+ * is a swap.
+ */
+enum route_layout {
+	ROUTE_ACTIVE_SHIFT = 0,
+	ROUTE_RETIRED_SHIFT = 8,
+	ROUTE_EPOCH_SHIFT = 32,
+	ROUTE_SLOT_MASK = 0xff,
+	/* In the retired field: no slot is being emptied. */
+	ROUTE_NONE = 0xff,
+};
+
+/* What the root has to know of the policy in a slot, to empty its queues. */
+struct slot_desc {
+	u64 dsq_base;
+	u32 nr_dsqs;
+	/* Next DSQ that a dispatch looks at when there are many. */
+	u32 cursor;
+};
+
+/* Argument and result of the root's slot_queued() and slot_destroy(). */
+struct slot_args {
+	u32 slot;
+	/* out: tasks queued in the slot's DSQs */
+	u32 nr_queued;
+};
+
+/*
+ * State that outlives a policy, one for the machine: the map policy_shared.
+ */
+struct policy_shared {
+	/* Progress of virtual time, ns at weight 100. */
+	u64 vtime_now;
+};
+
+/*
+ * Per-task history that outlives a policy: the task storage map policy_tasks.
+ */
+struct policy_task {
+	/* Epoch of the policy that wrote the fields below. */
+	u64 epoch;
+	/* p->se.sum_exec_runtime up to which run time has been charged, ns */
+	u64 charged_ns;
+};
+
+/* One line of the census iterator: a runnable task that is not on a CPU. */
+struct census_entry {
+	s32 pid;
+	/* CPU whose run queue the task is on */
+	s32 cpu;
+	/* DSQ the task is on, 0 for none */
+	u64 dsq_id;
+	/* ms since the kernel saw it become runnable (jiffy resolution) */
+	u64 waited_ms;
+	/* p->scx.runnable_at: equal in two censuses = has not run in between */
+	u64 runnable_at;
+	char comm[16];
+};
+
+#endif /* __INTF_H */

@@ -1,0 +1,348 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * The policy SDK: the one header that a policy includes.
+ *
+ * A policy says where a runnable task waits (POLICY_ENQUEUE) and what a CPU runs
+ * next (POLICY_DISPATCH), declares its parameters (PARAM_U64) and its queues
+ * (POLICY_INIT), and is registered by POLICY_DEFINE. docs/writing-a-policy.md
+ * builds one step by step.
+ *
+ * The same object runs in a slot of the root scheduler and, with
+ * `scx_run --direct`, attached by itself. What an author would forget is done
+ * here: kernel threads, tasks tied to CPUs, migration-disabled tasks, idle CPUs
+ * that have to be woken, CPU hotplug, exit information.
+ */
+#ifndef __POLICY_BPF_H
+#define __POLICY_BPF_H
+
+#include <scx/common.bpf.h>
+#include "intf.h"
+
+char _license[] SEC("license") = "GPL";
+
+UEI_DEFINE(uei);
+
+/* --- Set by the framework before the object is loaded ------------------- */
+
+/* First DSQ id of this policy; a base is never used twice. */
+const volatile u64 policy_dsq_base = SLOT_MAX_DSQS;
+/* Tells this policy's per-task state from that of the policies before it. */
+const volatile u64 policy_epoch = 1;
+/* CPU ids are below this. */
+const volatile u32 policy_nr_cpus = 1;
+
+/* --- Read by the framework ---------------------------------------------- */
+
+/* DSQs that policy_create_dsq() made. */
+u32 policy_nr_dsqs;
+
+/* --- State that outlives the policy: the root's maps, shared ------------ */
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, u32);
+	__type(value, struct policy_shared);
+} policy_shared SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_TASK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, int);
+	__type(value, struct policy_task);
+} policy_tasks SEC(".maps");
+
+/* --- Parameters ---------------------------------------------------------- */
+
+/**
+ * PARAM_U64 - declare a parameter
+ * @name: the variable, and what `--param` calls it
+ * @dfl: its default
+ * @lo: smallest legal value
+ * @hi: largest legal value
+ * @unit: "us", "tasks", "" ...
+ * @desc: one line for `scx_run list`
+ *
+ * The framework finds it by its BTF and refuses values out of range, so the
+ * policy may rely on the range.
+ */
+#define PARAM_U64(name, dfl, lo, hi, unit, desc)                                                   \
+	const volatile u64 name __attribute__((                                                    \
+		btf_decl_tag("param:" #lo ":" #hi ":" unit ":" desc))) = (dfl)
+
+/* --- Queues --------------------------------------------------------------- */
+
+/* DSQ id of the policy's queue @n. Never shared with another policy. */
+#define POLICY_DSQ(n) (policy_dsq_base + (n))
+
+/**
+ * policy_create_dsq - create queue @n, 0 <= n < SLOT_MAX_DSQS
+ * @n: number of the queue, as in POLICY_DSQ()
+ * @node: NUMA node to allocate on, or -1
+ *
+ * For POLICY_INIT only. Queues are numbered from 0 without gaps.
+ */
+static __always_inline s32 policy_create_dsq(u32 n, s32 node)
+{
+	s32 ret;
+
+	if (n >= SLOT_MAX_DSQS)
+		return -E2BIG;
+	ret = scx_bpf_create_dsq(POLICY_DSQ(n), node);
+	if (!ret && n >= policy_nr_dsqs)
+		policy_nr_dsqs = n + 1;
+	return ret;
+}
+
+/**
+ * policy_kick_idle - wake an idle CPU that may run @p
+ *
+ * Without it a task in a shared queue waits for the next tick while CPUs sleep.
+ * select_cpu has usually looked already, but it is not called for a task tied to
+ * one CPU, and a CPU may have gone idle since.
+ */
+static __always_inline void policy_kick_idle(struct task_struct *p)
+{
+	s32 cpu = scx_bpf_pick_idle_cpu(p->cpus_ptr, 0);
+
+	if (cpu >= 0)
+		scx_bpf_kick_cpu(cpu, SCX_KICK_IDLE);
+}
+
+/**
+ * policy_queue - put @p at the end of queue @n and wake an idle CPU for it
+ * @slice_ns: how long it may run once picked
+ */
+static __always_inline void policy_queue(struct task_struct *p, u32 n, u64 slice_ns, u64 enq_flags)
+{
+	scx_bpf_dsq_insert(p, POLICY_DSQ(n), slice_ns, enq_flags);
+	policy_kick_idle(p);
+}
+
+/**
+ * policy_queue_vtime - put @p into queue @n ordered by @vtime and wake an idle CPU
+ *
+ * A queue is ordered by arrival or by vtime for its whole life: never mix.
+ */
+static __always_inline void policy_queue_vtime(struct task_struct *p, u32 n, u64 slice_ns,
+					       u64 vtime, u64 enq_flags)
+{
+	scx_bpf_dsq_insert_vtime(p, POLICY_DSQ(n), slice_ns, vtime, enq_flags);
+	policy_kick_idle(p);
+}
+
+/**
+ * policy_pick - give the calling CPU the first task of queue @n that may run there
+ *
+ * For POLICY_DISPATCH only. Return: true if there was one.
+ */
+static __always_inline bool policy_pick(u32 n)
+{
+	return scx_bpf_dsq_move_to_local(POLICY_DSQ(n), 0);
+}
+
+/* --- Weights --------------------------------------------------------------- */
+
+/* Levels of cgroups whose weights count; deeper ones are taken as 100. */
+#define POLICY_CGROUP_DEPTH 8
+
+struct scx_task_group___sdk {
+	u32 weight;
+} __attribute__((preserve_access_index));
+
+struct task_group___sdk {
+	struct scx_task_group___sdk scx;
+	/* its name before v6.18 */
+	u32 scx_weight;
+	struct task_group___sdk *parent;
+} __attribute__((preserve_access_index));
+
+/**
+ * policy_weight - @p's weight from its nice value and its cgroups, 100 = default
+ *
+ * The nice weight times cpu.weight / 100 of each cgroup above the task, read
+ * where the kernel keeps them: no cgroup op has to have been there when they
+ * were set. Weights apply to each task: two tasks in a cgroup of weight 200 get
+ * twice what two tasks in one of weight 100 get. Return: 1 or more.
+ */
+static __always_inline u64 policy_weight(struct task_struct *p)
+{
+	u64 weight = p->scx.weight;
+
+	if (bpf_core_field_exists(p->sched_task_group)) {
+		struct task_group___sdk *tg = (void *)p->sched_task_group;
+		u32 i;
+
+		for (i = 0; i < POLICY_CGROUP_DEPTH; i++) {
+			struct task_group___sdk *parent = tg->parent;
+
+			/* the root cgroup has no weight */
+			if (!parent)
+				break;
+			if (bpf_core_field_exists(tg->scx.weight))
+				weight = weight * tg->scx.weight / 100;
+			else if (bpf_core_field_exists(tg->scx_weight))
+				weight = weight * tg->scx_weight / 100;
+			tg = parent;
+		}
+	}
+	return weight ?: 1;
+}
+
+/**
+ * policy_charge - run time of @p since it was charged last, ns
+ *
+ * Exact: taken from what the kernel accounts, however the task came to run. The
+ * first call under a policy returns 0, so a task does not pay for what it ran
+ * under another one.
+ */
+static __always_inline u64 policy_charge(struct task_struct *p)
+{
+	u64 sum = p->se.sum_exec_runtime, ran = 0;
+	struct policy_task *t;
+
+	t = bpf_task_storage_get(&policy_tasks, p, NULL, BPF_LOCAL_STORAGE_GET_F_CREATE);
+	/* No memory for it: the task is not charged this once, nothing breaks. */
+	if (!t)
+		return 0;
+	if (t->epoch == policy_epoch)
+		ran = sum - t->charged_ns;
+	t->epoch = policy_epoch;
+	t->charged_ns = sum;
+	return ran;
+}
+
+/* --- Ops -------------------------------------------------------------------- */
+
+/**
+ * policy_select_cpu - an idle CPU near @prev_cpu runs the task at once
+ *
+ * The select_cpu of a policy that defines none.
+ */
+s32 BPF_STRUCT_OPS(policy_select_cpu, struct task_struct *p, s32 prev_cpu, u64 wake_flags)
+{
+	bool is_idle = false;
+	s32 cpu = scx_bpf_select_cpu_dfl(p, prev_cpu, wake_flags, &is_idle);
+
+	if (is_idle)
+		scx_bpf_dsq_insert(p, SCX_DSQ_LOCAL, SCX_SLICE_DFL, 0);
+	return cpu;
+}
+
+/**
+ * policy_enqueue_kthread - kernel threads that wake run before any policy
+ *
+ * ksoftirqd, kswapd, kworkers and the like do work that others wait for, the
+ * policy's own agent among them; behind user tasks they can stall the machine.
+ * One that has used up a slice is a CPU hog like any other and takes its turn.
+ * Return: true if @p was such a thread and is queued.
+ */
+static __always_inline bool policy_enqueue_kthread(struct task_struct *p, u64 enq_flags)
+{
+	if (likely(!(p->flags & PF_KTHREAD)) || !(enq_flags & SCX_ENQ_WAKEUP))
+		return false;
+	scx_bpf_dsq_insert(p, SCX_DSQ_LOCAL, SCX_SLICE_DFL, enq_flags);
+	return true;
+}
+
+/**
+ * POLICY_ENQUEUE - define the policy's enqueue op: where @p waits
+ *
+ * Called for user tasks and for kernel threads that used up a slice; a task that
+ * cannot migrate at present is handled by the kernel and never gets here. Every
+ * path must queue the task: policy_queue() or policy_queue_vtime().
+ */
+#define POLICY_ENQUEUE(name, p, enq_flags)                                                         \
+	static __always_inline void name##__body(struct task_struct *p, u64 enq_flags);            \
+	void BPF_STRUCT_OPS(name, struct task_struct *__p, u64 __flags)                            \
+	{                                                                                          \
+		if (!policy_enqueue_kthread(__p, __flags))                                         \
+			name##__body(__p, __flags);                                                \
+	}                                                                                          \
+	static __always_inline void name##__body(struct task_struct *p, u64 enq_flags)
+
+/**
+ * POLICY_DISPATCH - define the policy's dispatch op: what @cpu runs next
+ *
+ * @prev ran until now; it is NULL if there was none. Use policy_pick().
+ */
+#define POLICY_DISPATCH(name, cpu, prev)                                                           \
+	void BPF_STRUCT_OPS(name, s32 cpu, struct task_struct *prev)
+
+/**
+ * POLICY_INIT - define what happens before the policy's first op
+ *
+ * Create the queues here. Return: 0, or a negative errno that ends the load.
+ */
+#define POLICY_INIT() static s32 policy_init(void)
+
+static s32 policy_init(void);
+
+/**
+ * policy_prepare - the policy's init when it goes into a slot
+ *
+ * The init op cannot be run there: it belongs to attaching. The agent runs this.
+ */
+SEC("syscall")
+int policy_prepare(void *ctx)
+{
+	return policy_init();
+}
+
+s32 BPF_STRUCT_OPS_SLEEPABLE(policy_ops_init)
+{
+	return policy_init();
+}
+
+void BPF_STRUCT_OPS(policy_ops_exit, struct scx_exit_info *ei)
+{
+	UEI_RECORD(uei, ei);
+}
+
+void BPF_STRUCT_OPS(policy_ops_enable, struct task_struct *p)
+{
+	struct policy_shared *shared = bpf_map_lookup_elem(&policy_shared, &(u32){ 0 });
+
+	if (shared)
+		scx_bpf_task_set_dsq_vtime(p, shared->vtime_now);
+}
+
+void BPF_STRUCT_OPS(policy_ops_cpu_release, s32 cpu, struct scx_cpu_release_args *args)
+{
+	scx_bpf_reenqueue_local();
+}
+
+/* These exist so that hotplug does not end the scheduler. */
+void BPF_STRUCT_OPS(policy_ops_cpu_online, s32 cpu)
+{
+}
+
+void BPF_STRUCT_OPS(policy_ops_cpu_offline, s32 cpu)
+{
+}
+
+/* In a slot the root has these ops; the framework leaves the policy's out. */
+#define POLICY_OPS_OF_ROOT                                                                         \
+	.init = (void *)policy_ops_init, .exit = (void *)policy_ops_exit,                          \
+	.enable = (void *)policy_ops_enable, .cpu_release = (void *)policy_ops_cpu_release,        \
+	.cpu_online = (void *)policy_ops_cpu_online, .cpu_offline = (void *)policy_ops_cpu_offline
+
+/**
+ * POLICY_DEFINE - register the policy
+ * @__name: its name, an identifier
+ * @__desc: one line for `scx_run list`
+ * @...: its ops, as in SCX_OPS_DEFINE()
+ */
+#define POLICY_DEFINE(__name, __desc, ...)                                                         \
+	_Pragma("clang diagnostic push")                                                           \
+	_Pragma("clang diagnostic ignored \"-Winitializer-overrides\"")                            \
+	SEC(".struct_ops.link")                                                                    \
+	__attribute__((btf_decl_tag("policy:" __desc))) struct sched_ext_ops __name##_ops = {      \
+		.select_cpu = (void *)policy_select_cpu,                                           \
+		POLICY_OPS_OF_ROOT,                                                                \
+		.name = #__name,                                                                   \
+		__VA_ARGS__                                                                        \
+	};                                                                                         \
+	_Pragma("clang diagnostic pop")
+
+#endif /* __POLICY_BPF_H */

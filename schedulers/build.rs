@@ -1,0 +1,52 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! Compiles each policy folder's `NAME/NAME.bpf.c` and writes the catalogue of them.
+//!
+//! A new policy is a new folder: nothing here names one.
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::{env, fs};
+
+use anyhow::{Context, Result};
+use scx_cargo::BpfBuilder;
+
+fn main() -> Result<()> {
+    let out = PathBuf::from(env::var("OUT_DIR")?);
+    let mut catalogue = String::from("&[\n");
+    for name in policies(Path::new("."))? {
+        build(&format!("{name}/{name}.bpf.c"), &name)?;
+        let object = out.join(format!("{name}.bpf.o"));
+        writeln!(catalogue, "    ({name:?}, include_bytes!({:?}) as &[u8]),", object.display().to_string())?;
+        println!("cargo:rerun-if-changed={name}");
+    }
+    catalogue.push(']');
+    fs::write(out.join("catalogue.rs"), catalogue)?;
+
+    for name in ["faulty"] {
+        build(&format!("tests/policies/{name}.bpf.c"), name)?;
+    }
+    println!("cargo:rerun-if-changed=.");
+    println!("cargo:rerun-if-changed=../bpf/include");
+    Ok(())
+}
+
+/// Names of the folders that hold a policy, sorted.
+fn policies(root: &Path) -> Result<Vec<String>> {
+    let mut names = Vec::new();
+    for entry in fs::read_dir(root).context("listing the policy folders")? {
+        let name = entry?.file_name().to_string_lossy().into_owned();
+        if root.join(&name).join(format!("{name}.bpf.c")).exists() {
+            names.push(name);
+        }
+    }
+    names.sort();
+    Ok(names)
+}
+
+fn build(source: &str, name: &str) -> Result<()> {
+    BpfBuilder::new()?
+        .add_include_path("../bpf/include")
+        .enable_skel(source, name)
+        .build()
+        .with_context(|| format!("compiling {source}"))
+}
