@@ -16,6 +16,8 @@ typedef unsigned long long u64;
 typedef long long s64;
 #endif
 
+#include <scx/user_exit_info_common.h>
+
 enum slot_consts {
 	/* Slots of the root scheduler; a power of two. */
 	NR_SLOTS = 4,
@@ -83,5 +85,7 @@ struct census_entry {
 	u64 runnable_at;
 	char comm[16];
 };
+
+#include "latency_intf.h"
 
 #endif /* __INTF_H */

@@ -1,1 +1,40 @@
-#![doc = "x"]
+// SPDX-License-Identifier: GPL-2.0-only
+//! A framework for pluggable CPU schedulers on Linux's sched_ext.
+//!
+//! | module | what it is for |
+//! |---|---|
+//! | [`kernel`] | what the kernel says of itself: state, attached scheduler, event counters |
+//! | [`doctor`] | whether this kernel can run us, and the one thing to change if not |
+//! | [`policy`] | a policy's object file: description, parameters, loading |
+//! | [`root`] | the root scheduler and its slots |
+//! | [`direct`] | a policy attached by itself, without the root |
+//! | [`swap`] | the swap protocol as a state machine, without a kernel |
+//! | [`engine`] | runs policies: drives swaps, measures, watches for trouble |
+//! | [`census`] | who waits, and for how long: finds lost tasks |
+//! | [`latency`] | latency of scheduling, for any scheduler |
+//! | [`exit`] | why the kernel threw a scheduler out, in plain words |
+//! | [`control`] | the control socket of a running `scx_run` |
+
+pub mod census;
+pub mod control;
+pub mod direct;
+pub mod doctor;
+pub mod engine;
+pub mod exit;
+mod globals;
+mod grace;
+pub mod kernel;
+pub mod latency;
+mod libbpf_log;
+pub mod policy;
+pub mod report;
+pub mod root;
+pub mod swap;
+
+pub use libbpf_log::capture as capture_libbpf_log;
+
+/// Types and constants shared with the BPF programs (`bpf/include/intf.h`).
+#[allow(non_upper_case_globals, non_camel_case_types, missing_docs, clippy::all, dead_code)]
+pub(crate) mod intf {
+    include!(concat!(env!("OUT_DIR"), "/bpf_intf.rs"));
+}

@@ -1,1 +1,50 @@
-fn main(){}
+// SPDX-License-Identifier: GPL-2.0-only
+//! `scx_run`: run a sched_ext policy, swap it live, see its latency.
+
+mod check;
+mod cli;
+mod client;
+mod demo;
+mod doctor;
+mod list;
+mod render;
+mod run;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use framework::policy::{Catalogue, LoadError};
+
+use cli::{Cli, Command};
+
+/// The policies that are built in.
+const CATALOGUE: Catalogue = include!(concat!(env!("OUT_DIR"), "/catalogue.rs"));
+
+/// Exit code after a mistake of the user's or a failure of ours.
+const FAILED: u8 = 1;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    framework::capture_libbpf_log();
+    let verbose = cli.run.verbose;
+    let outcome = match cli.command {
+        Some(Command::Swap(args)) => client::swap(&args),
+        Some(Command::Status { json }) => client::status(json),
+        Some(Command::List { json }) => list::list(json),
+        Some(Command::Check { policy, json }) => check::check(&policy, json),
+        Some(Command::Doctor { json }) => doctor::doctor(json),
+        Some(Command::Demo { seconds }) => demo::run(seconds),
+        None => run::run(cli.run),
+    };
+    outcome.unwrap_or_else(|error| {
+        eprintln!("scx_run: {error:#}");
+        if let Some(error) = error.downcast_ref::<LoadError>() {
+            if verbose {
+                eprintln!("{}", error.log.trim_end());
+            } else {
+                eprintln!("scx_run: run it with -v for the verifier's log");
+            }
+        }
+        ExitCode::from(FAILED)
+    })
+}

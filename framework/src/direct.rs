@@ -1,0 +1,60 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! A policy attached by itself: the way to measure what the root costs, and to run what fits no slot.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use libbpf_rs::{Link, MapCore as _};
+use scx_utils::compat;
+
+use crate::exit::ExitInfo;
+use crate::policy::{LoadedPolicy, OpenPolicy, PolicyInForce};
+
+/// A policy that is its own root scheduler.
+pub struct Direct {
+    policy: LoadedPolicy,
+    link: Option<Link>,
+}
+
+impl Direct {
+    /// Verifies the policy. Nothing is attached yet.
+    pub fn load(policy: OpenPolicy, assignments: &[String], partial: bool, timeout_ms: u32) -> Result<Self> {
+        let flags = if partial { *compat::SCX_OPS_SWITCH_PARTIAL } else { 0 };
+        Ok(Direct { policy: policy.load_direct(assignments, flags, timeout_ms)?, link: None })
+    }
+
+    /// Attaches the policy.
+    pub fn attach(&mut self) -> Result<()> {
+        let name = self.policy.ops_map().to_owned();
+        let mut map = self
+            .policy
+            .object_mut()
+            .maps_mut()
+            .find(|map| map.name() == name.as_str())
+            .context("the policy's sched_ext_ops are gone")?;
+        let link = map.attach_struct_ops().with_context(|| format!("attaching {name}"))?;
+        self.link = Some(link);
+        Ok(())
+    }
+
+    /// Detaches the policy. Why it ended, as the kernel saw it.
+    pub fn detach(&mut self) -> Result<ExitInfo> {
+        self.link = None;
+        self.exit_info()
+    }
+
+    /// Why the kernel ended the policy; `ExitInfo::ended` tells whether it did.
+    pub fn exit_info(&self) -> Result<ExitInfo> {
+        ExitInfo::read(self.policy.object(), self.policy.globals())
+    }
+
+    /// What is in force.
+    pub fn in_force(&self) -> &PolicyInForce {
+        &self.policy.in_force
+    }
+
+    /// How long the kernel took to verify the policy.
+    pub fn verify_time(&self) -> Duration {
+        self.policy.verify
+    }
+}

@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! What is told to the user: reports of swaps, status. All of it serialises to JSON as documented here.
+
+use serde::{Deserialize, Serialize};
+
+use crate::kernel::KernelState;
+use crate::policy::PolicyInForce;
+use crate::swap::Via;
+
+/// What a swap did.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct SwapReport {
+    /// The policy that was replaced.
+    pub from: String,
+    /// The policy that replaced it.
+    pub to: String,
+    /// How.
+    pub via: Via,
+    /// Opening, loading and verifying the new policy, ms. The old one was running meanwhile.
+    pub verify_ms: f64,
+    /// The flip itself, ns: one store for slots; detach and attach for reload.
+    pub flip_ns: u64,
+    /// From the flip until nothing was queued by the old policy any more, ms.
+    pub drain_ms: f64,
+    /// Tasks queued by the old policy at the flip, which the new one's dispatch drained.
+    pub carried: u32,
+    /// Tasks that were lost: 0 unless there is a bug.
+    pub lost: u32,
+    /// Length of each of the two measuring windows, ms.
+    pub window_ms: f64,
+    /// Longest run-queue wait that ended in the window before the flip, ns. `None` if nothing was measured.
+    pub worst_before_ns: Option<u64>,
+    /// Longest run-queue wait in the window across the flip, ns, waits that went on at its end included.
+    pub worst_across_ns: Option<u64>,
+    /// Time without a sched_ext scheduler, ns: 0 if the kernel counts no further enabling.
+    pub outside_ns: u64,
+    /// Why the swap was undone, if it was.
+    pub undone: Option<String>,
+}
+
+/// A slot and what is in it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct SlotStatus {
+    /// Number of the slot.
+    pub slot: usize,
+    /// `active`, `draining`, `held`, `loaded`.
+    pub role: String,
+    /// The policy.
+    pub policy: PolicyInForce,
+}
+
+/// What a running scx_run says of itself and of the kernel.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Status {
+    /// The kernel's own account, read when asked.
+    pub kernel: KernelState,
+    /// Process id of scx_run.
+    pub pid: u32,
+    /// Seconds since it started.
+    pub uptime_s: f64,
+    /// `slots` or `direct`.
+    pub mode: String,
+    /// Where a swap stands; `steady` if there is none.
+    pub phase: String,
+    /// Policies that are loaded.
+    pub slots: Vec<SlotStatus>,
+    /// Swaps so far, oldest first; the last [`KEEP_SWAPS`] at most.
+    pub swaps: Vec<SwapReport>,
+    /// Number of all swaps so far.
+    pub nr_swaps: u64,
+}
+
+/// Swaps that are remembered with their figures.
+pub const KEEP_SWAPS: usize = 100;

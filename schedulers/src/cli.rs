@@ -1,0 +1,238 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! The command line.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use framework::latency::Per;
+use framework::swap::Via;
+
+/// Run a sched_ext policy on the whole machine, swap it live, see its latency.
+#[derive(Debug, Parser)]
+#[command(name = "scx_run", version, args_conflicts_with_subcommands = true, arg_required_else_help = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    #[command(flatten)]
+    pub run: RunArgs,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Replace the policy of the running scx_run
+    Swap(SwapArgs),
+    /// Say what is attached and in force, as the kernel and the running scx_run have it
+    Status {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// List the built-in policies and their parameters
+    List {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Have the kernel verify a policy, without attaching anything
+    Check {
+        /// Name of a built-in policy, or path of a .bpf.o
+        #[arg(value_name = "NAME|PATH")]
+        policy: String,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Say whether this kernel can run us and, if not, what to change
+    Doctor {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// The load that ./scripts/scx_run shows a policy with: CPU hogs, sleepers and message passing
+    Demo {
+        /// How long it lasts
+        #[arg(long, default_value_t = 10)]
+        seconds: u64,
+    },
+}
+
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    /// Policy to run: name of a built-in one (see `scx_run list`), or path of a .bpf.o
+    #[arg(long, value_name = "NAME|PATH", required = true)]
+    pub policy: Option<String>,
+    /// Set a parameter of the policy; repeatable
+    #[arg(long = "param", value_name = "NAME=VALUE")]
+    pub params: Vec<String>,
+    /// End after this time, such as 30s, 500ms, 2m
+    #[arg(long, value_parser = duration)]
+    pub duration: Option<Duration>,
+    /// Print statistics this often
+    #[arg(long, value_parser = duration, default_value = "1s", value_name = "INTERVAL")]
+    pub stats: Duration,
+    /// Print JSON lines instead of text
+    #[arg(long)]
+    pub json: bool,
+    /// Schedule only tasks of class SCHED_EXT, not all normal ones
+    #[arg(short, long)]
+    pub partial: bool,
+    /// Attach the policy by itself, without the root scheduler: no slots, no live swap
+    #[arg(long)]
+    pub direct: bool,
+    /// Swap to a policy at a time after the start, such as vtime@5s; repeatable
+    #[arg(long = "swap-to", value_name = "NAME@TIME", value_parser = swap_to)]
+    pub swap_to: Vec<(String, Duration)>,
+    /// How long a replaced policy stays loaded for a way back, for --swap-to
+    #[arg(long, value_parser = duration, default_value = "5s")]
+    pub hold: Duration,
+    /// Window in which --swap-to measures the delay, before the flip and across it
+    #[arg(long, value_parser = duration, default_value = "200ms")]
+    pub window: Duration,
+    /// If the kernel ends the policy, attach this one in its place
+    #[arg(long, value_name = "NAME|PATH")]
+    pub fallback: Option<String>,
+    /// Longest a runnable task may wait before the kernel ends the policy (at most 30s)
+    #[arg(long, value_parser = duration)]
+    pub timeout: Option<Duration>,
+    /// Break latency down, and report the ten worst
+    #[arg(long, value_enum)]
+    pub per: Option<PerArg>,
+    /// Measure nothing: the policy runs at its bare cost
+    #[arg(long)]
+    pub no_latency: bool,
+    /// Further sched_ext ops to attach the root with, for policies that will be swapped to (or `all`)
+    #[arg(long, value_name = "OP,...", value_delimiter = ',')]
+    pub ops: Vec<String>,
+    /// Print the kernel's debug dump if it ends the policy
+    #[arg(long)]
+    pub dump: bool,
+    /// Say more: the verifier's log when a policy does not load
+    #[arg(short, long)]
+    pub verbose: bool,
+    /// Run this command under the policy and end with its exit status
+    #[arg(last = true, value_name = "CMD")]
+    pub command: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct SwapArgs {
+    /// Name of a built-in policy, or path of a .bpf.o
+    #[arg(value_name = "NAME|PATH")]
+    pub policy: String,
+    /// Set a parameter of the policy; repeatable
+    #[arg(long = "param", value_name = "NAME=VALUE")]
+    pub params: Vec<String>,
+    /// By slots, without leaving sched_ext, or by reload, the old way
+    #[arg(long, value_enum, default_value = "slots")]
+    pub via: ViaArg,
+    /// How long the replaced policy stays loaded for a way back
+    #[arg(long, value_parser = duration, default_value = "5s")]
+    pub hold: Duration,
+    /// Window in which the delay is measured, before the flip and across it
+    #[arg(long, value_parser = duration, default_value = "200ms")]
+    pub window: Duration,
+    /// Go back to the old policy by itself if a task waits longer than this before the hold is over
+    #[arg(long, value_parser = duration)]
+    pub max_delay: Option<Duration>,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum ViaArg {
+    Slots,
+    Reload,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum PerArg {
+    Comm,
+    Cgroup,
+    Tgid,
+}
+
+impl From<ViaArg> for Via {
+    fn from(via: ViaArg) -> Self {
+        match via {
+            ViaArg::Slots => Via::Slots,
+            ViaArg::Reload => Via::Reload,
+        }
+    }
+}
+
+impl From<PerArg> for Per {
+    fn from(per: PerArg) -> Self {
+        match per {
+            PerArg::Comm => Per::Comm,
+            PerArg::Cgroup => Per::Cgroup,
+            PerArg::Tgid => Per::Tgid,
+        }
+    }
+}
+
+/// Reads a duration: a number and a unit (ns, us, ms, s, m), seconds without one.
+pub fn duration(text: &str) -> Result<Duration> {
+    let split = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let (number, unit) = text.split_at(split);
+    let seconds = match unit {
+        "ns" => 1e-9,
+        "us" => 1e-6,
+        "ms" => 1e-3,
+        "" | "s" => 1.0,
+        "m" | "min" => 60.0,
+        "h" => 3600.0,
+        _ => anyhow::bail!("unknown unit {unit:?}: use ns, us, ms, s, m or h"),
+    };
+    let number: f64 = number.parse().with_context(|| format!("{text:?} is no duration, such as 30s or 500ms"))?;
+    Duration::try_from_secs_f64(number * seconds).with_context(|| format!("{text:?} is too long"))
+}
+
+/// Reads `NAME@TIME`.
+fn swap_to(text: &str) -> Result<(String, Duration)> {
+    let (name, time) = text.rsplit_once('@').with_context(|| format!("{text:?} is not of the form NAME@TIME"))?;
+    Ok((name.to_owned(), duration(time)?))
+}
+
+/// A policy as the server has to see it: a path made absolute, a name as it is.
+pub fn absolute(policy: &str) -> Result<String> {
+    if policy.contains('/') || policy.ends_with(".o") {
+        let path = std::path::absolute(Path::new(policy)).with_context(|| format!("the path {policy:?}"))?;
+        return Ok(path.display().to_string());
+    }
+    Ok(policy.to_owned())
+}
+
+/// Whole milliseconds, rounded down.
+pub fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        use clap::CommandFactory as _;
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn durations() {
+        assert_eq!(duration("30s").unwrap(), Duration::from_secs(30));
+        assert_eq!(duration("1.5").unwrap(), Duration::from_millis(1500));
+        assert_eq!(duration("250us").unwrap(), Duration::from_micros(250));
+        for bad in ["", "s", "3 days", "1w", "-1s"] {
+            assert!(duration(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn swap_to_takes_a_name_and_a_time() {
+        assert_eq!(swap_to("vtime@5s").unwrap(), ("vtime".into(), Duration::from_secs(5)));
+        assert!(swap_to("vtime").is_err());
+    }
+}

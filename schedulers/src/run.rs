@@ -1,0 +1,335 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! `scx_run --policy`: attach, stay in the foreground, report.
+
+use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
+use std::process::{Child, Command, ExitCode, ExitStatus};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow, bail};
+use crossbeam::channel::{Receiver, Sender, after, bounded, never, select, tick, unbounded};
+use framework::control::{self, Call, Request, Response, Server, SwapRequest};
+use framework::engine::{Config, Engine, Event};
+use framework::exit::ExitInfo;
+use framework::kernel::KernelState;
+use framework::report::SwapReport;
+use framework::root::{all_ops, ops_for};
+use framework::swap::Via;
+
+use crate::CATALOGUE;
+use crate::cli::{RunArgs, absolute, millis};
+use crate::render;
+
+/// Exit code when the kernel ended the policy.
+const ENDED_BY_KERNEL: u8 = 3;
+/// How often to look whether it did.
+const WATCH_PERIOD: Duration = Duration::from_millis(100);
+/// How long a command gets to end after SIGTERM.
+const TERM_GRACE: Duration = Duration::from_secs(2);
+/// Longest watchdog timeout the kernel takes.
+const MAX_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Runs a policy until it is told to end.
+pub fn run(args: RunArgs) -> Result<ExitCode> {
+    let policy = absolute(args.policy.as_deref().context("--policy is missing")?)?;
+    let (signal_sender, signals) = bounded(4);
+    ctrlc::set_handler(move || {
+        // A full queue means that it has been told already.
+        let _ = signal_sender.try_send(());
+    })
+    .context("handling signals")?;
+
+    let before = KernelState::read();
+    let mut engine = Engine::start(config(&args)?, &policy, &args.params)?;
+    let (call_sender, calls) = unbounded();
+    let (_server, left_behind) = Server::start(&control::dir(), &engine.policy().name, call_sender)?;
+    let out = Output { json: args.json };
+    if let Some(left) = left_behind {
+        out.note(&format!("found what a former scx_run left: {}", render::killed(&left)));
+    }
+    let kernel = KernelState::read();
+    out.note(&format!(
+        "policy {} is in force: sched_ext {} -> {}, root {}",
+        render::policy(engine.policy()),
+        before.state,
+        kernel.state,
+        kernel.ops.as_deref().unwrap_or("unknown")
+    ));
+
+    let command = args.command.split_first().map(|(program, rest)| Load::start(program, rest)).transpose()?;
+    let mut session = Session { args: &args, out, engine: &mut engine, command, outcome: Outcome::Done };
+    session.serve(&signals, &calls)?;
+    let outcome = session.outcome;
+
+    let ended = engine.stop()?;
+    report(&engine, out)?;
+    if ended.is_error() && !matches!(outcome, Outcome::EndedByKernel) {
+        bail!(ended.explain(&engine.policy().name));
+    }
+    Ok(match outcome {
+        Outcome::Done => ExitCode::SUCCESS,
+        Outcome::Command(status) => exit_code(status),
+        Outcome::EndedByKernel => ExitCode::from(ENDED_BY_KERNEL),
+    })
+}
+
+fn config(args: &RunArgs) -> Result<Config> {
+    let timeout = args.timeout.unwrap_or_default();
+    if timeout > MAX_TIMEOUT {
+        bail!("--timeout is at most 30s: the kernel takes no longer one");
+    }
+    let extra_ops =
+        if args.ops == ["all"] { all_ops() } else { ops_for(args.ops.iter().map(String::as_str))? };
+    Ok(Config {
+        catalogue: CATALOGUE,
+        direct: args.direct,
+        partial: args.partial,
+        timeout_ms: u32::try_from(timeout.as_millis())?,
+        extra_ops,
+        measure: !args.no_latency,
+        per: args.per.map(Into::into),
+    })
+}
+
+/// How the session ended.
+#[derive(Clone, Copy)]
+enum Outcome {
+    Done,
+    Command(ExitStatus),
+    EndedByKernel,
+}
+
+struct Session<'a> {
+    args: &'a RunArgs,
+    out: Output,
+    engine: &'a mut Engine,
+    command: Option<Load>,
+    outcome: Outcome,
+}
+
+impl Session<'_> {
+    /// The loop: everything that can happen while a policy runs.
+    fn serve(&mut self, signals: &Receiver<()>, calls: &Receiver<Call>) -> Result<()> {
+        let start = Instant::now();
+        let end = self.args.duration.map_or_else(never, after);
+        let stats = if self.args.stats.is_zero() { never() } else { tick(self.args.stats) };
+        let watch = tick(WATCH_PERIOD);
+        let finished = self.command.as_ref().map_or_else(never, |load| load.finished.clone());
+        let mut scripted = self.args.swap_to.clone();
+        scripted.sort_by_key(|(_, at)| *at);
+        scripted.reverse();
+
+        loop {
+            let due = self.engine.poll()?;
+            self.tell_events();
+            let next_swap = scripted.last().map(|(_, at)| at.saturating_sub(start.elapsed()));
+            let wake = [due, next_swap].into_iter().flatten().min().map_or_else(never, after);
+            select! {
+                recv(signals) -> _ => {
+                    self.stop_command();
+                    return Ok(());
+                }
+                recv(end) -> _ => {
+                    self.stop_command();
+                    return Ok(());
+                }
+                recv(finished) -> status => {
+                    self.command = None;
+                    self.outcome = Outcome::Command(status.context("the command's end was not seen")??);
+                    return Ok(());
+                }
+                recv(calls) -> call => {
+                    if let Ok((request, reply)) = call {
+                        self.answer(request, reply);
+                    }
+                }
+                recv(stats) -> _ => {
+                    let sample = self.engine.tick()?;
+                    if !self.args.no_latency {
+                        self.out.interval(&self.engine.policy().name, &sample);
+                    }
+                }
+                recv(watch) -> _ => {
+                    if let Some(info) = self.engine.ended()? && !self.recover(&info)? {
+                        self.stop_command();
+                        return Ok(());
+                    }
+                }
+                recv(wake) -> _ => {
+                    if scripted.last().is_some_and(|(_, at)| *at <= start.elapsed())
+                        && let Some((policy, _)) = scripted.pop()
+                    {
+                        self.scripted_swap(&policy)?;
+                    }
+                }
+            }
+        }
+    }
+
+    fn scripted_swap(&mut self, policy: &str) -> Result<()> {
+        let request = SwapRequest {
+            policy: absolute(policy)?,
+            params: Vec::new(),
+            via: if self.args.direct { Via::Reload } else { Via::Slots },
+            hold_ms: millis(self.args.hold),
+            window_ms: millis(self.args.window),
+            max_delay_ms: None,
+        };
+        // The running policy goes on, and so does the run: what was asked for next may still work.
+        if let Err(error) = self.engine.swap(&request, None) {
+            self.out.note(&format!("no swap to {policy}: {error:#}"));
+        }
+        Ok(())
+    }
+
+    fn answer(&mut self, request: Request, reply: Sender<Response>) {
+        let outcome = match request {
+            Request::Status => {
+                // Whoever asked may be gone.
+                let _ = reply.send(Response::Status(Box::new(self.engine.status())));
+                return;
+            }
+            Request::Swap(request) => {
+                let (done, report) = bounded(1);
+                let outcome = self.engine.swap(&request, Some(done));
+                if outcome.is_ok() {
+                    thread::spawn(move || forward(&report, &reply));
+                    return;
+                }
+                outcome
+            }
+        };
+        if let Err(error) = outcome {
+            let _ = reply.send(Response::Error(format!("{error:#}")));
+        }
+    }
+
+    fn tell_events(&mut self) {
+        for event in self.engine.events() {
+            match event {
+                Event::Swapped(report) => self.out.swapped(&report),
+                Event::GoingBack(reason) => self.out.note(&format!("going back: {reason}")),
+            }
+        }
+    }
+
+    /// The kernel has ended the scheduler: say why, and go on with the fallback if there is one.
+    fn recover(&mut self, info: &ExitInfo) -> Result<bool> {
+        let policy = self.engine.policy().name.clone();
+        if info.wants_restart() {
+            self.out.note(&format!("{}; attaching again", info.explain(&policy)));
+            self.engine.recover(None)?;
+            return Ok(true);
+        }
+        eprintln!("scx_run: {}", info.explain(&policy));
+        if self.args.dump {
+            eprintln!("{}", info.dump.trim_end());
+        } else if !info.dump.is_empty() {
+            eprintln!("scx_run: run it with --dump for the kernel's debug dump");
+        }
+        self.outcome = if info.is_error() { Outcome::EndedByKernel } else { Outcome::Done };
+        let Some(fallback) = self.args.fallback.as_deref().filter(|_| info.is_error()) else { return Ok(false) };
+        self.engine.recover(Some(fallback)).with_context(|| format!("falling back to {fallback}"))?;
+        self.out.note(&format!("fell back to policy {}", render::policy(self.engine.policy())));
+        Ok(true)
+    }
+
+    fn stop_command(&mut self) {
+        if let Some(load) = self.command.take() {
+            load.stop();
+        }
+    }
+}
+
+fn forward(report: &Receiver<Result<SwapReport, String>>, reply: &Sender<Response>) {
+    let response = match report.recv() {
+        Ok(Ok(report)) => Response::Swapped(Box::new(report)),
+        Ok(Err(message)) => Response::Error(message),
+        Err(_) => Response::Error("scx_run ended during the swap".into()),
+    };
+    // Whoever asked may be gone.
+    let _ = reply.send(response);
+}
+
+/// The command that runs under the policy.
+struct Load {
+    pid: i32,
+    finished: Receiver<std::io::Result<ExitStatus>>,
+}
+
+impl Load {
+    fn start(program: &str, args: &[String]) -> Result<Self> {
+        let mut command = Command::new(program);
+        // Its own process group: a Ctrl-C reaches us first, and ends it through us.
+        command.args(args).process_group(0);
+        let mut child: Child = command.spawn().map_err(|error| anyhow!("cannot run {program}: {error}"))?;
+        let pid = i32::try_from(child.id())?;
+        let (sender, finished) = bounded(1);
+        thread::spawn(move || sender.send(child.wait()));
+        Ok(Load { pid, finished })
+    }
+
+    fn stop(self) {
+        for signal in [libc::SIGTERM, libc::SIGKILL] {
+            // SAFETY: kill takes plain integers. The group is the command's own; its leader has not been waited
+            // for as long as `finished` is silent, so the number is not another's.
+            unsafe { libc::kill(-self.pid, signal) };
+            if self.finished.recv_timeout(TERM_GRACE).is_ok() {
+                return;
+            }
+        }
+    }
+}
+
+fn exit_code(status: ExitStatus) -> ExitCode {
+    let code = status.code().or_else(|| Some(128 + status.signal()?)).unwrap_or(1);
+    ExitCode::from(u8::try_from(code).unwrap_or(u8::MAX))
+}
+
+/// Where and how to say things: text on stdout, or JSON lines there and notes on stderr.
+#[derive(Clone, Copy)]
+struct Output {
+    json: bool,
+}
+
+impl Output {
+    fn note(self, text: &str) {
+        eprintln!("scx_run: {text}");
+    }
+
+    fn interval(self, policy: &str, sample: &framework::latency::Sample) {
+        if self.json {
+            println!("{}", serde_json::json!({ "interval": { "policy": policy, "latency": sample } }));
+        } else {
+            println!("{}", render::interval(policy, sample));
+        }
+    }
+
+    fn swapped(self, report: &SwapReport) {
+        if self.json {
+            println!("{}", serde_json::json!({ "swap": report }));
+        } else {
+            print!("{}", render::swap(report));
+        }
+    }
+}
+
+/// The final report: latency under each policy, in the order in which they ran.
+fn report(engine: &Engine, out: Output) -> Result<()> {
+    if out.json {
+        let runs: Vec<_> = engine
+            .runs()
+            .iter()
+            .map(|run| serde_json::json!({ "policy": run.policy, "latency": run.sample }))
+            .collect();
+        println!("{}", serde_json::json!({ "report": { "runs": runs, "swaps": engine.nr_swaps() } }));
+        return Ok(());
+    }
+    for run in engine.runs().iter().filter(|run| run.sample.duration_ns > 0) {
+        println!("\nlatency under {}", render::policy(&run.policy));
+        for line in run.sample.report_lines() {
+            println!("{line}");
+        }
+    }
+    Ok(())
+}
