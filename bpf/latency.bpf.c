@@ -133,6 +133,8 @@ static __always_inline bool on_cpu(struct task_struct *p)
 
 	if (__BYTE_ORDER__ == __ORDER_BIG_ENDIAN__)
 		offset += bpf_core_field_size(p->on_cpu) - 1;
+	/* Or the compiler folds the offset into the load, which libbpf then refuses too. */
+	barrier_var(offset);
 	return *((u8 *)p + offset);
 }
 
@@ -151,7 +153,8 @@ static __always_inline u64 elapsed(u64 since, u64 now)
  *
  * Unlike the histograms an entry is shared by all CPUs, hence the atomics. The
  * maximum is given up after a few lost races: each of them was lost to a
- * greater maximum than the one before, within the same few nanoseconds.
+ * greater maximum than the one before, within the same few nanoseconds. The name
+ * is written apart from it, so in such a race it may be the other task's.
  */
 static __always_inline void record_per(struct task_struct *p, u32 buffer, u32 kind, u64 ns)
 {
@@ -177,7 +180,6 @@ static __always_inline void record_per(struct task_struct *p, u32 buffer, u32 ki
 	if (!entry) {
 		struct lat_per_entry new = {};
 
-		bpf_probe_read_kernel_str(new.comm, sizeof(new.comm), p->comm);
 		/* If another CPU was faster its entry is the one found below. */
 		bpf_map_update_elem(&per_entries, &key, &new, BPF_NOEXIST);
 		entry = bpf_map_lookup_elem(&per_entries, &key);
@@ -196,8 +198,10 @@ static __always_inline void record_per(struct task_struct *p, u32 buffer, u32 ki
 		if (ns <= max)
 			break;
 		seen = __sync_val_compare_and_swap(&stat->max, max, ns);
-		if (seen == max)
+		if (seen == max) {
+			bpf_probe_read_kernel_str(entry->comm, sizeof(entry->comm), p->comm);
 			break;
+		}
 		max = seen;
 	}
 }

@@ -22,7 +22,7 @@ UEI_DEFINE(uei);
  * both of which are loaded; what the old one still queues is drained after an
  * RCU grace period has shown that nobody runs in it any more.
  */
-volatile u64 route = (u64)ROUTE_NONE << ROUTE_RETIRED_SHIFT;
+volatile u64 route = (u64)ROUTE_NONE << ROUTE_RETIRED_SHIFT | ROUTE_NONE;
 struct slot_desc slots[NR_SLOTS];
 
 /* Tasks that dispatch moved out of a retired slot, for the swap's report. */
@@ -93,7 +93,7 @@ static __always_inline u32 retired_slot(u64 r)
 	return (r >> ROUTE_RETIRED_SHIFT) & ROUTE_SLOT_MASK;
 }
 
-/* Does not return when the active policy implements the op. */
+/* Does not return when there is an active policy and it implements the op. */
 #define to_policy(op) bpf_tail_call(ctx, &op##_slots, active_slot(route))
 
 /**
@@ -438,8 +438,6 @@ int slot_destroy(struct slot_args *args)
 	return 0;
 }
 
-extern unsigned long CONFIG_HZ __kconfig;
-
 /**
  * census - list every sched_ext task that is runnable and not on a CPU
  *
@@ -452,14 +450,14 @@ int census(struct bpf_iter__task *ctx)
 	struct task_struct *p = ctx->task;
 	struct scx_dispatch_q *dsq;
 
-	if (!p || !(p->scx.flags & SCX_TASK_QUEUED) || p->on_cpu)
+	if (!p || !(p->scx.flags & SCX_TASK_QUEUED) || scx_bpf_task_running(p))
 		return 0;
 	e.pid = p->pid;
 	e.cpu = scx_bpf_task_cpu(p);
 	dsq = p->scx.dsq;
 	e.dsq_id = dsq ? dsq->id : 0;
 	e.runnable_at = p->scx.runnable_at;
-	e.waited_ms = (bpf_jiffies64() - e.runnable_at) * 1000 / CONFIG_HZ;
+	e.waited_ticks = bpf_jiffies64() - e.runnable_at;
 	bpf_probe_read_kernel_str(e.comm, sizeof(e.comm), p->comm);
 	bpf_seq_write(ctx->meta->seq, &e, sizeof(e));
 	return 0;

@@ -35,7 +35,7 @@ enum route_layout {
 	ROUTE_RETIRED_SHIFT = 8,
 	ROUTE_EPOCH_SHIFT = 32,
 	ROUTE_SLOT_MASK = 0xff,
-	/* In the retired field: no slot is being emptied. */
+	/* No slot is being emptied; no policy decides, only the root's defaults. */
 	ROUTE_NONE = 0xff,
 };
 
@@ -79,8 +79,8 @@ struct census_entry {
 	s32 cpu;
 	/* DSQ the task is on, 0 for none */
 	u64 dsq_id;
-	/* ms since the kernel saw it become runnable (jiffy resolution) */
-	u64 waited_ms;
+	/* jiffies since it became runnable */
+	u64 waited_ticks;
 	/* p->scx.runnable_at: equal in two censuses = has not run in between */
 	u64 runnable_at;
 	char comm[16];

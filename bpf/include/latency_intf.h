@@ -74,7 +74,7 @@ struct lat_per_stat {
 
 struct lat_per_entry {
 	struct lat_per_stat stat[LAT_WAITS];
-	/* the task that created the entry */
+	/* the task whose wait was the longest of its kind */
 	u8 comm[16];
 };
 

@@ -30,6 +30,8 @@ const volatile u64 policy_dsq_base = SLOT_MAX_DSQS;
 const volatile u64 policy_epoch = 1;
 /* CPU ids are below this. */
 const volatile u32 policy_nr_cpus = 1;
+/* The agent: scx_run itself. */
+const volatile s32 policy_agent_tgid = -1;
 
 /* --- Read by the framework ---------------------------------------------- */
 
@@ -230,16 +232,18 @@ s32 BPF_STRUCT_OPS(policy_select_cpu, struct task_struct *p, s32 prev_cpu, u64 w
 }
 
 /**
- * policy_enqueue_kthread - kernel threads that wake run before any policy
+ * policy_enqueue_first - what runs before any policy when it wakes
  *
- * ksoftirqd, kswapd, kworkers and the like do work that others wait for, the
- * policy's own agent among them; behind user tasks they can stall the machine.
- * One that has used up a slice is a CPU hog like any other and takes its turn.
- * Return: true if @p was such a thread and is queued.
+ * Kernel threads (ksoftirqd, kswapd, kworkers ...) do work that others wait for,
+ * and the agent answers for the policy itself; behind user tasks they could stall
+ * the machine. One that has used up a slice is a CPU hog like any other and takes
+ * its turn. Return: true if @p was such a task and is queued.
  */
-static __always_inline bool policy_enqueue_kthread(struct task_struct *p, u64 enq_flags)
+static __always_inline bool policy_enqueue_first(struct task_struct *p, u64 enq_flags)
 {
-	if (likely(!(p->flags & PF_KTHREAD)) || !(enq_flags & SCX_ENQ_WAKEUP))
+	if (likely(!(p->flags & PF_KTHREAD) && p->tgid != policy_agent_tgid))
+		return false;
+	if (!(enq_flags & SCX_ENQ_WAKEUP))
 		return false;
 	scx_bpf_dsq_insert(p, SCX_DSQ_LOCAL, SCX_SLICE_DFL, enq_flags);
 	return true;
@@ -256,7 +260,7 @@ static __always_inline bool policy_enqueue_kthread(struct task_struct *p, u64 en
 	static __always_inline void name##__body(struct task_struct *p, u64 enq_flags);            \
 	void BPF_STRUCT_OPS(name, struct task_struct *__p, u64 __flags)                            \
 	{                                                                                          \
-		if (!policy_enqueue_kthread(__p, __flags))                                         \
+		if (!policy_enqueue_first(__p, __flags))                                         \
 			name##__body(__p, __flags);                                                \
 	}                                                                                          \
 	static __always_inline void name##__body(struct task_struct *p, u64 enq_flags)

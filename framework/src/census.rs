@@ -77,9 +77,17 @@ fn parse(bytes: &[u8]) -> Waiting {
         comm: String::from_utf8_lossy(&comm).into_owned(),
         cpu: entry.cpu,
         dsq: (entry.dsq_id != 0).then_some(entry.dsq_id),
-        waited: Duration::from_millis(entry.waited_ms),
+        waited: tick().saturating_mul(u32::try_from(entry.waited_ticks).unwrap_or(u32::MAX)),
         runnable_at: entry.runnable_at,
     }
+}
+
+/// Length of the kernel's tick: what the coarse clock resolves.
+fn tick() -> Duration {
+    let mut resolution = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `resolution` is valid for writes.
+    unsafe { libc::clock_getres(libc::CLOCK_MONOTONIC_COARSE, &mut resolution) };
+    Duration::from_nanos(u64::try_from(resolution.tv_nsec).unwrap_or(0))
 }
 
 #[cfg(test)]
@@ -88,6 +96,11 @@ mod tests {
 
     fn task(pid: i32, runnable_at: u64) -> Waiting {
         Waiting { pid, comm: "t".into(), cpu: 0, dsq: None, waited: Duration::ZERO, runnable_at }
+    }
+
+    #[test]
+    fn a_tick_is_one_to_ten_milliseconds() {
+        assert!((Duration::from_millis(1)..=Duration::from_millis(10)).contains(&tick()), "{:?}", tick());
     }
 
     #[test]

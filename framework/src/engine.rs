@@ -20,7 +20,7 @@ use crate::exit::ExitInfo;
 use crate::grace;
 use crate::kernel::KernelState;
 use crate::latency::{LatencyMeter, Per, Sample};
-use crate::policy::{Catalogue, Image, OpenPolicy, PolicyInForce};
+use crate::policy::{Catalogue, Image, OpenPolicy, PolicyInForce, params};
 use crate::report::{KEEP_SWAPS, SlotStatus, Status, SwapReport};
 use crate::root::{NR_SLOTS, Root, RootOptions, ops_for};
 use crate::swap::{Machine, Plan, SlotId, Step, Via};
@@ -66,6 +66,18 @@ enum Scheduler {
     Direct(Box<Direct>),
 }
 
+impl Scheduler {
+    /// The policy that decides.
+    fn in_force(&self) -> Result<PolicyInForce> {
+        match self {
+            Scheduler::Direct(direct) => Some(direct.in_force()),
+            Scheduler::Root(root) => root.active().and_then(|slot| root.in_slot(slot)),
+        }
+        .cloned()
+        .context("no policy is in force")
+    }
+}
+
 /// A swap that has been begun and not reported.
 struct Swapping {
     report: SwapReport,
@@ -92,6 +104,7 @@ pub struct Engine {
     guard_due: Instant,
     runs: Vec<PolicyRun>,
     interval: Sample,
+    in_force: PolicyInForce,
     swapping: Option<Swapping>,
     going_back: bool,
     swaps: VecDeque<SwapReport>,
@@ -108,6 +121,7 @@ impl Engine {
         }
         let meter = config.measure.then(|| LatencyMeter::start(config.per)).transpose()?;
         let scheduler = attach(&config, policy, params, 1)?;
+        let in_force = scheduler.in_force()?;
         let now = Instant::now();
         let mut engine = Engine {
             config,
@@ -118,6 +132,7 @@ impl Engine {
             guard_due: now,
             runs: Vec::new(),
             interval: Sample::default(),
+            in_force,
             swapping: None,
             going_back: false,
             swaps: VecDeque::new(),
@@ -125,17 +140,13 @@ impl Engine {
             events: Vec::new(),
         };
         engine.discard_window()?;
-        engine.open_run();
+        engine.open_run()?;
         Ok(engine)
     }
 
     /// The policy in force.
     pub fn policy(&self) -> &PolicyInForce {
-        match &self.scheduler {
-            Scheduler::Direct(direct) => direct.in_force(),
-            // The active slot is never empty once `attach` has returned.
-            Scheduler::Root(root) => root.in_slot(root.active()).expect("the active slot holds a policy"),
-        }
+        &self.in_force
     }
 
     /// Begins a swap, or says why not. The outcome of one that was begun goes to `reply`.
@@ -217,8 +228,7 @@ impl Engine {
         };
         self.scheduler = attach(&self.config, policy, &params, epoch)?;
         self.discard_window()?;
-        self.open_run();
-        Ok(())
+        self.open_run()
     }
 
     /// Ends the statistics interval: what was measured since the last call.
@@ -273,7 +283,7 @@ impl Engine {
             Scheduler::Root(root) => root,
         };
         let role = |slot| match slot {
-            slot if slot == root.active() => "active",
+            slot if Some(slot) == root.active() => "active",
             slot if Some(slot) == root.retired() => "draining",
             slot if Some(slot) == self.machine.held() => "held",
             _ => "loaded",
@@ -294,16 +304,13 @@ impl Engine {
         if self.config.direct {
             bail!("this scx_run was started with --direct and has no slots; use --via reload");
         }
-        let policy = Image::find(self.config.catalogue, &request.policy)?.open()?;
-        let to = policy.info().name.clone();
-
-        let slot = self.root()?.install(policy, &request.params)?;
-        if let Err(error) = self.make_way().and_then(|()| self.root()?.prepare(slot)) {
-            self.root()?.retire(slot)?;
-            return Err(error);
-        }
+        let (slot, verify) = match self.reuse_held(request)? {
+            Some(slot) => (slot, Duration::ZERO),
+            None => self.load_into_slot(request)?,
+        };
         let root = self.root()?;
-        let verify_ms = root.verify_time(slot).as_secs_f64() * 1e3;
+        let to = root.in_slot(slot).context("the slot is empty")?.name.clone();
+        let verify_ms = verify.as_secs_f64() * 1e3;
         let drained_before = root.nr_drained();
         self.swapping = Some(Swapping {
             report: blank_report(from, to, request, verify_ms),
@@ -318,6 +325,30 @@ impl Engine {
         let now = self.now();
         self.machine.begin(now, slot, request.plan())?;
         Ok(())
+    }
+
+    /// The slot of the held policy, if that is what is asked for: it is loaded and its queues are there. An
+    /// object file may have changed since; it is loaded again.
+    fn reuse_held(&mut self, request: &SwapRequest) -> Result<Option<SlotId>> {
+        let Some(slot) = self.machine.held() else { return Ok(None) };
+        let Some(held) = self.root()?.in_slot(slot).cloned() else { return Ok(None) };
+        let built_in = self.config.catalogue.iter().any(|(name, _)| *name == request.policy);
+        if !built_in || held.origin != request.policy {
+            return Ok(None);
+        }
+        let policy = Image::find(self.config.catalogue, &request.policy)?.open()?;
+        let wanted = params::resolve(&held.name, &policy.info().params, &request.params)?;
+        Ok(if wanted == held.params { self.machine.take_held() } else { None })
+    }
+
+    fn load_into_slot(&mut self, request: &SwapRequest) -> Result<(SlotId, Duration)> {
+        let policy = Image::find(self.config.catalogue, &request.policy)?.open()?;
+        let slot = self.root()?.install(policy, &request.params)?;
+        if let Err(error) = self.make_way().and_then(|()| self.root()?.prepare(slot)) {
+            self.root()?.retire(slot)?;
+            return Err(error);
+        }
+        Ok((slot, self.root()?.verify_time(slot)))
     }
 
     /// A policy that is only held for a way back makes way for a new one.
@@ -345,9 +376,9 @@ impl Engine {
             swapping.report.flip_ns = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
             swapping.flipped_at = Some(flipped_at);
         }
-        self.open_run();
+        self.open_run()?;
         let now = self.now();
-        self.machine.flipped(now, Some(leaving), back);
+        self.machine.flipped(now, leaving, back);
         Ok(())
     }
 
@@ -460,7 +491,7 @@ impl Engine {
     fn lost(&mut self) -> Result<Vec<Waiting>> {
         let Scheduler::Root(root) = &self.scheduler else { return Ok(Vec::new()) };
         let Some(link) = root.census_link() else { return Ok(Vec::new()) };
-        let idle: Vec<_> = (0..NR_SLOTS).map(SlotId::new).filter(|slot| *slot != root.active()).collect();
+        let idle: Vec<_> = (0..NR_SLOTS).map(SlotId::new).filter(|slot| Some(*slot) != root.active()).collect();
         census::lost(link, |task| task.dsq.is_none_or(|dsq| idle.iter().any(|slot| root.owns_dsq(*slot, dsq))))
     }
 
@@ -491,7 +522,7 @@ impl Engine {
         }
         let outside = left.elapsed();
         self.scheduler = next;
-        self.open_run();
+        self.open_run()?;
 
         thread::sleep(window);
         let across = self.end_window()?;
@@ -546,9 +577,11 @@ impl Engine {
         }
     }
 
-    fn open_run(&mut self) {
-        let policy = self.policy().clone();
-        self.runs.push(PolicyRun { policy, sample: Sample::default() });
+    /// Another policy is in force from here on.
+    fn open_run(&mut self) -> Result<()> {
+        self.in_force = self.scheduler.in_force()?;
+        self.runs.push(PolicyRun { policy: self.in_force.clone(), sample: Sample::default() });
+        Ok(())
     }
 
     fn now(&self) -> u64 {

@@ -17,7 +17,7 @@ use crate::globals::{Globals, btf_of};
 use crate::grace;
 use crate::intf;
 use crate::libbpf_log;
-use crate::policy::{DUMP_LEN, LoadedPolicy, OpenPolicy, PolicyInForce, SharedMaps, program_fd};
+use crate::policy::{DUMP_LEN, LoadedPolicy, OpenPolicy, PolicyInForce, SharedMaps, load_error, program_fd};
 use crate::swap::SlotId;
 
 #[allow(
@@ -93,18 +93,20 @@ pub fn all_ops() -> BTreeSet<String> {
 }
 
 /// The route word, as `bpf/include/intf.h` lays it out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct Route {
-    active: SlotId,
+    /// `None`: the root's built-in defaults decide.
+    active: Option<SlotId>,
     retired: Option<SlotId>,
     epoch: u32,
 }
 
 impl Route {
     fn word(self) -> u64 {
-        let retired = self.retired.map_or(u64::from(intf::route_layout_ROUTE_NONE), |slot| slot.index() as u64);
-        (self.active.index() as u64) << intf::route_layout_ROUTE_ACTIVE_SHIFT
-            | retired << intf::route_layout_ROUTE_RETIRED_SHIFT
+        let field =
+            |slot: Option<SlotId>| slot.map_or(u64::from(intf::route_layout_ROUTE_NONE), |slot| slot.index() as u64);
+        field(self.active) << intf::route_layout_ROUTE_ACTIVE_SHIFT
+            | field(self.retired) << intf::route_layout_ROUTE_RETIRED_SHIFT
             | u64::from(self.epoch) << intf::route_layout_ROUTE_EPOCH_SHIFT
     }
 }
@@ -174,12 +176,17 @@ impl Root {
             dump_task / "dump_task",
         );
 
-        let skel = scx_ops_load!(skel, root_ops, uei)
-            .map_err(|error| error.context(format!("loading the root scheduler: {}", libbpf_log::take())))?;
-        let first = SlotId::new(0);
+        let skel = scx_ops_load!(skel, root_ops, uei).map_err(|error| load_error("the root scheduler", &error))?;
         let next_epoch = options.first_epoch.max(1);
-        let route = Route { active: first, retired: None, epoch: 0 };
-        Ok(Root { skel, globals, link: None, slots: Default::default(), route, options, next_epoch })
+        Ok(Root {
+            skel,
+            globals,
+            link: None,
+            slots: Default::default(),
+            route: Route::default(),
+            options,
+            next_epoch,
+        })
     }
 
     /// Attaches the root: from here on the machine is under our scheduler, with the built-in default until a
@@ -194,6 +201,10 @@ impl Root {
     /// Detaches the root: the kernel's default scheduler takes over. Why it ended, as the kernel saw it.
     pub fn detach(&mut self) -> Result<ExitInfo> {
         self.link = None;
+        // The queues are gone with the attachment: a policy has to be prepared again before it may decide.
+        self.route = Route { epoch: self.route.epoch, ..Route::default() };
+        let word = self.route.word();
+        self.route_cell()?.store(word, Ordering::SeqCst);
         self.exit_info()
     }
 
@@ -263,9 +274,7 @@ impl Root {
     /// the one before it has queued. Returns how long the store took.
     pub fn flip(&mut self, slot: SlotId) -> Result<Duration> {
         let epoch = self.policy(slot)?.in_force.epoch as u32;
-        let leaving = self.route.active;
-        let retired = self.slots[leaving.index()].is_some().then_some(leaving).filter(|old| *old != slot);
-        self.route = Route { active: slot, retired, epoch };
+        self.route = Route { active: Some(slot), retired: self.route.active.filter(|old| *old != slot), epoch };
         let word = self.route.word();
         let cell = self.route_cell()?;
         let start = Instant::now();
@@ -288,7 +297,7 @@ impl Root {
 
     /// Takes a policy that is neither active nor being drained out of its slot and frees all it has.
     pub fn retire(&mut self, slot: SlotId) -> Result<()> {
-        if self.route.active == slot || self.route.retired == Some(slot) {
+        if self.route.active == Some(slot) || self.route.retired == Some(slot) {
             bail!("slot {} is in use", slot.index());
         }
         // After this nobody looks at the slot's queues or runs in its programs.
@@ -319,8 +328,8 @@ impl Root {
         ExitInfo::read(self.skel.object(), &self.globals)
     }
 
-    /// The slot whose policy decides.
-    pub fn active(&self) -> SlotId {
+    /// The slot whose policy decides; `None` before the first flip.
+    pub fn active(&self) -> Option<SlotId> {
         self.route.active
     }
 
@@ -405,7 +414,8 @@ mod tests {
 
     #[test]
     fn route_word_layout() {
-        let route = Route { active: SlotId::new(2), retired: None, epoch: 7 };
+        assert_eq!(Route::default().word(), 0xffff);
+        let route = Route { active: Some(SlotId::new(2)), retired: None, epoch: 7 };
         assert_eq!(route.word(), 7 << 32 | 0xff << 8 | 2);
         let draining = Route { retired: Some(SlotId::new(1)), ..route };
         assert_eq!(draining.word(), 7 << 32 | 1 << 8 | 2);

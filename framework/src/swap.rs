@@ -111,6 +111,13 @@ impl Machine {
         Some(held)
     }
 
+    /// Ends a hold because the held policy is wanted again: its slot, still loaded and prepared.
+    pub fn take_held(&mut self) -> Option<SlotId> {
+        let Phase::Holding { held, .. } = self.phase else { return None };
+        self.phase = Phase::Steady;
+        Some(held)
+    }
+
     /// Begins a swap to the policy that has been prepared in `next`.
     pub fn begin(&mut self, now: u64, next: SlotId, plan: Plan) -> Result<(), Busy> {
         if self.phase != Phase::Steady {
@@ -274,6 +281,17 @@ mod tests {
         assert_eq!(machine.step(0), Step::Retire(A));
         machine.retired();
         machine.begin(0, A, PLAN).unwrap();
+    }
+
+    #[test]
+    fn a_held_policy_can_be_wanted_again() {
+        let mut machine = flipped();
+        assert_eq!(machine.take_held(), None);
+        machine.drained();
+        machine.reported(200);
+        assert_eq!(machine.take_held(), Some(A));
+        machine.begin(210, A, PLAN).unwrap();
+        assert_eq!(machine.step(310), Step::Flip(A));
     }
 
     #[test]

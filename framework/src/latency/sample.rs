@@ -57,7 +57,8 @@ pub struct PerEntry {
     pub name: String,
     /// Cgroup id or process id, 0 for a breakdown by comm.
     pub id: u64,
-    /// Name of the first thread that waited; tells what a process or cgroup is.
+    /// Name of a thread that waited longest: of those with the longest wait after a wakeup and after a preemption,
+    /// the later one.
     pub comm: String,
     /// Wakeup latency.
     pub wakeup: Waits,

@@ -12,7 +12,7 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
-pub(crate) use object::{DUMP_LEN, program_fd};
+pub(crate) use object::{DUMP_LEN, load_error, program_fd};
 pub use object::{LoadError, LoadedPolicy, OpenPolicy, SharedMaps};
 pub use params::{ParamSpec, ParamValue};
 pub(crate) use struct_ops::StructOps;

@@ -3,7 +3,8 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd as _, BorrowedFd};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -145,6 +146,7 @@ impl OpenPolicy {
         self.globals.set(&mut self.object, "policy_dsq_base", base)?;
         self.globals.set(&mut self.object, "policy_epoch", epoch)?;
         self.globals.set(&mut self.object, "policy_nr_cpus", *scx_utils::NR_CPU_IDS as u64)?;
+        self.globals.set(&mut self.object, "policy_agent_tgid", std::process::id().into())?;
         set_scx_enums(&mut self.object, &self.globals)?;
         for mut prog in self.object.progs_mut() {
             if prog.name() == SCX_PROBE {
@@ -285,22 +287,6 @@ fn initial_u64(object: &OpenObject, section: &str, offset: usize, size: usize) -
 
 /// Gives the scx headers the values that the running kernel has for its constants (`__SCX_DSQ_LOCAL`, ...).
 fn set_scx_enums(object: &mut OpenObject, globals: &Globals) -> Result<()> {
-    const ENUMS: &[&str] = &[
-        "scx_public_consts",
-        "scx_consts",
-        "scx_dsq_id_flags",
-        "scx_enq_flags",
-        "scx_deq_flags",
-        "scx_kick_flags",
-        "scx_ent_flags",
-        "scx_ent_dsq_flags",
-        "scx_task_state",
-        "scx_rq_flags",
-        "scx_wake_flags",
-        "scx_pick_idle_cpu_flags",
-        "scx_ops_flags",
-        "scx_opi",
-    ];
     let names: Vec<_> = globals
         .iter()
         .filter_map(|(name, global)| {
@@ -310,11 +296,38 @@ fn set_scx_enums(object: &mut OpenObject, globals: &Globals) -> Result<()> {
         .collect();
     for (variable, constant) in names {
         // A constant that this kernel lacks stays 0, which the headers take for "not supported".
-        if let Ok(value) = compat::read_enum_any(ENUMS, &constant) {
+        if let Some(value) = scx_enum(&constant) {
             globals.set(object, &variable, value)?;
         }
     }
     Ok(())
+}
+
+/// Value of one of sched_ext's constants on this kernel. Each is looked up once: that walks the kernel's BTF.
+fn scx_enum(constant: &str) -> Option<u64> {
+    const ENUMS: &[&str] = &[
+        "scx_public_consts",
+        "scx_dsq_id_flags",
+        "scx_enq_flags",
+        "scx_ent_flags",
+        "scx_kick_flags",
+        "scx_rq_flags",
+        "scx_deq_flags",
+        "scx_ent_dsq_flags",
+        "scx_task_state",
+        "scx_consts",
+        "scx_wake_flags",
+        "scx_pick_idle_cpu_flags",
+        "scx_ops_flags",
+    ];
+    static KNOWN: Mutex<BTreeMap<String, Option<u64>>> = Mutex::new(BTreeMap::new());
+    let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(value) = known.get(constant) {
+        return *value;
+    }
+    let value = compat::read_enum_any(ENUMS, constant).ok();
+    known.insert(constant.to_owned(), value);
+    value
 }
 
 /// The kernel refused to load a policy.
@@ -329,7 +342,8 @@ pub struct LoadError {
     pub log: String,
 }
 
-fn load_error(origin: &str, error: &libbpf_rs::Error) -> LoadError {
+/// Makes one line of what libbpf has said since its log was taken last.
+pub(crate) fn load_error(origin: &str, error: &dyn std::fmt::Display) -> LoadError {
     let log = libbpf_log::take();
     let malformed = compat::malformed_scx_kfuncs();
     let reason = if malformed.is_empty() {
