@@ -35,6 +35,10 @@ enum lat_kind {
 	LAT_WAITS = LAT_SLICE,
 };
 
+/*
+ * A bucket wraps after 2^32 samples on one CPU in one window: more than an hour
+ * at a million context switches a second.
+ */
 struct lat_hist {
 	u64 sum;
 	u64 max;
