@@ -22,8 +22,11 @@ fn main() -> Result<()> {
     catalogue.push(']');
     fs::write(out.join("catalogue.rs"), catalogue)?;
 
-    for name in ["faulty"] {
-        build(&format!("tests/policies/{name}.bpf.c"), name)?;
+    for entry in fs::read_dir("tests/policies").context("listing the test policies")? {
+        let file = entry?.file_name().to_string_lossy().into_owned();
+        if let Some(name) = file.strip_suffix(".bpf.c") {
+            build(&format!("tests/policies/{file}"), name)?;
+        }
     }
     println!("cargo:rerun-if-changed=.");
     println!("cargo:rerun-if-changed=../bpf/include");

@@ -1,0 +1,63 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! Mistakes on the command line: one clear line, an exit code other than 0. Needs no kernel.
+
+use assert_cmd::Command;
+use predicates::prelude::*;
+use predicates::str::contains;
+
+fn scx_run(args: &[&str]) -> assert_cmd::assert::Assert {
+    Command::cargo_bin("scx_run").unwrap().env("SCX_RUN_DIR", "/nonexistent/scx_run").args(args).assert()
+}
+
+/// One line that says this, and failure.
+fn refused(args: &[&str], says: &str) {
+    scx_run(args)
+        .failure()
+        .stderr(contains(says).and(predicate::function(|text: &str| text.trim_end().lines().count() == 1)));
+}
+
+#[test]
+fn policies_that_cannot_be() {
+    refused(&["--policy", "fifa"], "there is no policy \"fifa\"; built in are fifo, fifo_percpu, vtime");
+    refused(&["--policy", "./none.bpf.o"], "No such file or directory");
+    refused(&["--policy", "./Cargo.toml"], "is no BPF object");
+    refused(&["check", "fifa"], "built in are");
+}
+
+#[test]
+fn nobody_to_talk_to() {
+    refused(&["swap", "vtime"], "no scx_run is running; start one with: scx_run --policy vtime");
+    scx_run(&["status"]).success().stdout(contains("scx_run    not running"));
+}
+
+#[test]
+fn options_that_make_no_sense() {
+    scx_run(&["--policy", "fifo", "--duration", "soon"]).failure().stderr(contains("is no duration"));
+    scx_run(&["--policy", "fifo", "--swap-to", "vtime"]).failure().stderr(contains("NAME@TIME"));
+    refused(&["--policy", "fifo", "--timeout", "31s"], "--timeout is at most 30s");
+    refused(&["--policy", "fifo", "--ops", "sub_attach"], "run the policy with --direct");
+    scx_run(&[]).failure();
+    scx_run(&["swap"]).failure().stderr(contains("NAME|PATH"));
+}
+
+#[test]
+fn list_describes_each_policy_and_parameter() {
+    scx_run(&["list"]).success().stdout(
+        contains("fifo          one shared queue")
+            .and(contains("slice_us    u64 us = 20000 (100 to 1000000)"))
+            .and(contains("vtime         weighted fair shares")),
+    );
+    let json = scx_run(&["list", "--json"]).success().get_output().stdout.clone();
+    let policies: serde_json::Value = serde_json::from_slice(&json).unwrap();
+    let steal = &policies[1]["params"][1];
+    assert_eq!((steal["name"].as_str(), steal["max"].as_u64()), (Some("steal"), Some(1)));
+}
+
+#[test]
+fn help_names_every_command() {
+    let help = scx_run(&["--help"]).success();
+    for command in ["swap", "status", "list", "check", "doctor", "demo"] {
+        let text = String::from_utf8_lossy(&help.get_output().stdout).into_owned();
+        assert!(text.contains(command), "{command}");
+    }
+}

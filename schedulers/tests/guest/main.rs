@@ -1,0 +1,10 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! Tests on a real sched_ext kernel. `scripts/test` runs them in one VM, one after the other.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod faults;
+mod policies;
+mod smoke;
+mod swaps;

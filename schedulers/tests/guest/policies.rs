@@ -1,0 +1,214 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! Each policy keeps its promise, as seen in a trace or in accounted run time.
+
+use std::fs;
+use std::sync::mpsc::{Sender, channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::support::*;
+
+/// CPU that the measured threads share; the test itself stays on CPU 0.
+const CPU: usize = 1;
+
+/// Run time of two always-running threads on one CPU, each after its own `prepare`, over `span`.
+fn shares(span: Duration, prepare: [fn(); 2]) -> [u64; 2] {
+    let run = |prepare: fn()| {
+        thread::spawn(move || {
+            pin(CPU);
+            prepare();
+            // Both have to be there before either counts.
+            let settled = Instant::now() + Duration::from_millis(500);
+            while Instant::now() < settled {
+                spin();
+            }
+            let (start, end) = (cpu_time(), Instant::now() + span);
+            while Instant::now() < end {
+                spin();
+            }
+            cpu_time() - start
+        })
+    };
+    let threads = prepare.map(run);
+    threads.map(|thread| thread.join().unwrap())
+}
+
+fn assert_ratio(shares: [u64; 2], expected: f64, tolerance: f64) {
+    let ratio = shares[0] as f64 / shares[1] as f64;
+    println!("shares {shares:?}: ratio {ratio:.3}, expected {expected:.3}");
+    assert!((ratio / expected - 1.0).abs() <= tolerance, "ratio {ratio:.3}, expected {expected:.3}");
+}
+
+#[test]
+#[ignore = "needs sched_ext: scripts/test runs it in a VM"]
+fn vtime_shares_follow_nice() {
+    let _running = Running::start(&["--policy", "vtime", "--param", "slice_us=5000", "--stats", "0"]);
+    // sched_prio_to_weight: nice 0 is 1024, nice 5 is 335.
+    let shares = shares(Duration::from_secs(8), [|| nice(0), || nice(5)]);
+    assert_ratio(shares, 1024.0 / 335.0, 0.03);
+}
+
+#[test]
+#[ignore = "needs sched_ext: scripts/test runs it in a VM"]
+fn vtime_shares_follow_cgroup_weights() {
+    fn enter(cgroup: &str, weight: u32) {
+        let dir = format!("/sys/fs/cgroup/{cgroup}");
+        fs::create_dir_all(&dir).unwrap();
+        fs::write(format!("{dir}/cgroup.type"), "threaded").ok();
+        fs::write(format!("{dir}/cpu.weight"), weight.to_string()).unwrap();
+        // SAFETY: gettid has no preconditions.
+        let tid = unsafe { libc::gettid() };
+        fs::write(format!("{dir}/cgroup.threads"), tid.to_string()).unwrap();
+    }
+    let _running = Running::start(&["--policy", "vtime", "--param", "slice_us=5000", "--stats", "0"]);
+    let shares = shares(Duration::from_secs(6), [|| enter("heavy", 300), || enter("light", 100)]);
+    assert_ratio(shares, 3.0, 0.05);
+}
+
+#[test]
+#[ignore = "needs sched_ext: scripts/test runs it in a VM"]
+fn vtime_keeps_its_shares_after_another_policy_ran() {
+    // What ran under fifo must not count against anybody afterwards, nor stall a newcomer.
+    let _running = Running::start(&["--policy", "vtime", "--param", "slice_us=5000", "--stats", "0"]);
+    let mut load = Threads::new();
+    load.hog("old-hog", Some(2));
+    swap(&request("fifo")).unwrap();
+    thread::sleep(Duration::from_secs(1));
+    let mut back = request("vtime");
+    back.params = vec!["slice_us=5000".into()];
+    swap(&back).unwrap();
+    load.hog("new-hog", Some(2));
+    load.assert_all_progress();
+    let shares = shares(Duration::from_secs(5), [|| nice(0), || nice(5)]);
+    assert_ratio(shares, 1024.0 / 335.0, 0.05);
+}
+
+/// Threads on one CPU, each of which waits to be woken, runs a little and waits again.
+fn sleepers(names: &[String]) -> Vec<Sender<()>> {
+    names
+        .iter()
+        .map(|name| {
+            let (wake, woken) = channel::<()>();
+            let body = move || {
+                pin(CPU);
+                while woken.recv().is_ok() {
+                    spin();
+                }
+            };
+            thread::Builder::new().name(name.clone()).spawn(body).unwrap();
+            wake
+        })
+        .collect()
+}
+
+/// Order in which the named threads were woken and in which they ran, from a trace.
+fn orders(lines: &[String], prefix: &str) -> (Vec<String>, Vec<String>) {
+    let named = |line: &String, event: &str, key: &str| {
+        line.contains(event).then(|| field(line, key)).flatten().filter(|c| c.starts_with(prefix)).map(Into::into)
+    };
+    (
+        lines.iter().filter_map(|line| named(line, "sched_wakeup:", "comm")).collect(),
+        lines.iter().filter_map(|line| named(line, "sched_switch:", "next_comm")).collect(),
+    )
+}
+
+#[test]
+#[ignore = "needs sched_ext: scripts/test runs it in a VM"]
+fn fifo_serves_in_order_of_arrival() {
+    pin(0);
+    let _running = Running::start(&["--policy", "fifo", "--param", "slice_us=50000", "--stats", "0"]);
+    let mut load = Threads::new();
+    load.hog("blocker", Some(CPU));
+    load.assert_all_progress();
+    let names: Vec<_> = (0..8).map(|n| format!("order{n}")).collect();
+    let wake = sleepers(&names);
+    thread::sleep(Duration::from_millis(300));
+
+    let trace = Trace::start(&["sched_wakeup", "sched_switch"]);
+    for round in 0..5 {
+        // Another permutation each time; 3 and 8 have no common divisor.
+        for n in 0..8 {
+            wake[(n * 3 + round) % 8].send(()).unwrap();
+        }
+        thread::sleep(Duration::from_millis(400));
+    }
+    let (woken, ran) = orders(&trace.stop(), "order");
+    assert_eq!(woken.len(), 40, "each wakeup is in the trace: {woken:?}");
+    assert_eq!(woken, ran, "order of service is order of arrival");
+}
+
+#[test]
+#[ignore = "needs sched_ext: scripts/test runs it in a VM"]
+fn fifo_hogs_take_turns() {
+    pin(0);
+    let _running = Running::start(&["--policy", "fifo", "--param", "slice_us=4000", "--stats", "0"]);
+    let mut load = Threads::new();
+    for n in 0..4 {
+        load.hog(&format!("turn{n}"), Some(CPU));
+    }
+    load.assert_all_progress();
+    let trace = Trace::start(&["sched_switch"]);
+    thread::sleep(Duration::from_secs(1));
+    let (_, ran) = orders(&trace.stop(), "turn");
+    assert!(ran.len() >= 40, "only {} turns", ran.len());
+    // A kernel thread in between lets the same hog go on: that is no turn.
+    let mut turns = ran.clone();
+    turns.dedup();
+    for window in turns.windows(5) {
+        assert_eq!(window[0], window[4], "turns go round in the same order: {turns:?}");
+    }
+}
+
+#[test]
+#[ignore = "needs sched_ext: scripts/test runs it in a VM"]
+fn fifo_percpu_steals_for_idle_cpus_and_only_then() {
+    let on_cpu = |params: &[&str]| {
+        let mut args = vec!["--policy", "fifo_percpu", "--stats", "0"];
+        args.extend(params);
+        let running = Running::start(&args);
+        let trace = Trace::start(&["sched_switch"]);
+        // Born together on one CPU, free to go anywhere.
+        let born = thread::spawn(|| {
+            pin(CPU);
+            let mut load = Threads::new();
+            for n in 0..4 {
+                load.hog(&format!("stolen{n}"), None);
+            }
+            load.assert_all_progress();
+            load
+        });
+        let load = born.join().unwrap();
+        thread::sleep(Duration::from_secs(1));
+        drop(load);
+        let lines = trace.stop();
+        assert!(running.stop().0.success());
+        lines.iter().any(|line| field(line, "next_comm").is_some_and(|comm| comm.starts_with("stolen")))
+    };
+    assert!(on_cpu(&[]));
+    assert!(on_cpu(&["--param", "steal=0"]), "without stealing everybody still runs");
+}
+
+#[test]
+#[ignore = "needs sched_ext: scripts/test runs it in a VM"]
+fn every_policy_survives_stress_and_hotplug() {
+    for policy in ["fifo", "fifo_percpu", "vtime"] {
+        let running = Running::start(&["--policy", policy, "--stats", "0", "--timeout", "10s"]);
+        let mut stress = Background::start(
+            "stress-ng",
+            &["--cpu", "2", "--switch", "2", "--fork", "2", "--affinity", "2", "--timeout", "60s"],
+        );
+        let mut load = Threads::new();
+        load.hog("pinned", Some(3));
+        load.add("sleeper", None, || thread::sleep(Duration::from_millis(1)));
+        for _ in 0..3 {
+            fs::write("/sys/devices/system/cpu/cpu2/online", "0").unwrap();
+            load.assert_all_progress();
+            fs::write("/sys/devices/system/cpu/cpu2/online", "1").unwrap();
+            load.assert_all_progress();
+        }
+        assert!(stress.running(), "stress-ng is still at it");
+        assert_eq!(active(), policy);
+        let (end, _, errors) = running.stop();
+        assert!(end.success(), "{policy}: {errors}");
+    }
+}

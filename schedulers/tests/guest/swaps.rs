@@ -1,0 +1,190 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! Swapping under load: nobody lost, sched_ext never left.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use framework::control::SwapRequest;
+use framework::kernel::KernelState;
+
+use crate::support::*;
+
+/// Reads the kernel's state over and over; counts readings that are not `enabled`.
+struct Watcher {
+    stop: Arc<AtomicBool>,
+    thread: Option<thread::JoinHandle<(u64, u64)>>,
+}
+
+impl Watcher {
+    fn start() -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let flag = stop.clone();
+        let thread = thread::spawn(move || {
+            let (mut readings, mut bad) = (0, 0);
+            while !flag.load(Ordering::Relaxed) {
+                readings += 1;
+                bad += u64::from(!KernelState::read().enabled());
+                thread::sleep(Duration::from_millis(2));
+            }
+            (readings, bad)
+        });
+        Watcher { stop, thread: Some(thread) }
+    }
+
+    fn finish(mut self) -> (u64, u64) {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread.take().unwrap().join().unwrap()
+    }
+}
+
+/// A load in which all kinds of threads must get on: hogs, sleepers, pinned ones, message passing.
+fn witnesses() -> Threads {
+    let mut load = Threads::new();
+    load.hog("witness-hog", None);
+    load.hog("witness-pinned", Some(1));
+    load.add("witness-sleep", None, || thread::sleep(Duration::from_millis(1)));
+    load.add("witness-yield", None, thread::yield_now);
+    load
+}
+
+#[test]
+#[ignore = "needs sched_ext: scripts/test runs it in a VM"]
+fn a_thousand_swaps_under_load() {
+    const SWAPS: usize = 1000;
+    let running = Running::start(&["--policy", "fifo", "--stats", "0"]);
+    let mut stress = [
+        Background::start("stress-ng", &["--switch", "8", "--cpu", "4", "--timeout", "1h"]),
+        Background::start("stress-ng", &["--fork", "2", "--timeout", "1h"]),
+    ];
+    let load = witnesses();
+    load.assert_all_progress();
+    let before = KernelState::read();
+    let watcher = Watcher::start();
+
+    let (mut carried, mut loaded, mut outside) = (0u64, 0, 0);
+    for n in 0..SWAPS {
+        let policy = ["vtime", "fifo"][n % 2];
+        // The policy that was just replaced is held and comes back without loading; every fortieth swap asks
+        // for another parameter, so that it is loaded and verified anew under the same load.
+        let params = if n % 40 < 2 { vec![format!("slice_us={}", 20_000 - n)] } else { Vec::new() };
+        let report = swap(&SwapRequest { hold_ms: 600_000, params, ..request(policy) }).unwrap();
+        assert_eq!((report.to.as_str(), report.lost), (policy, 0), "swap {n}");
+        carried += u64::from(report.carried);
+        loaded += usize::from(report.verify_ms > 0.0);
+        outside += report.outside_ns;
+        if n % 100 == 99 {
+            load.assert_all_progress();
+        }
+    }
+
+    let (readings, bad) = watcher.finish();
+    let after = KernelState::read();
+    println!("{SWAPS} swaps, {loaded} of them with loading: {carried} tasks carried over, {readings} readings");
+    assert!(carried > SWAPS as u64, "the load was there to be carried over");
+    assert_eq!((bad, outside), (0, 0), "time outside sched_ext");
+    assert_eq!(after.enable_seq, before.enable_seq);
+    assert_eq!(after.nr_rejected, Some(0));
+    assert_eq!(status().nr_swaps, SWAPS as u64);
+    assert!(stress.iter_mut().all(Background::running), "the load lived through it");
+    let (end, _, errors) = running.stop();
+    assert!(end.success(), "{errors}");
+}
+
+#[test]
+#[ignore = "needs sched_ext: scripts/test runs it in a VM"]
+fn a_held_policy_comes_back_without_loading() {
+    let _running = Running::start(&["--policy", "fifo", "--stats", "0"]);
+    let there = swap(&SwapRequest { hold_ms: 600_000, ..request("vtime") }).unwrap();
+    assert!(there.verify_ms > 0.0);
+    let held: Vec<_> = status().slots.into_iter().map(|slot| (slot.role, slot.policy.name)).collect();
+    assert!(held.contains(&("held".into(), "fifo".into())), "{held:?}");
+    let back = swap(&request("fifo")).unwrap();
+    assert_eq!(back.verify_ms, 0.0);
+    assert_eq!(active(), "fifo");
+    eventually("the hold ends", || status().slots.len() == 1);
+}
+
+#[test]
+#[ignore = "needs sched_ext: scripts/test runs it in a VM"]
+fn a_swap_that_makes_tasks_wait_is_undone() {
+    let _running = Running::start(&["--policy", "vtime", "--stats", "0"]);
+    let mut load = Threads::new();
+    for n in 0..8 {
+        load.hog(&format!("hog{n}"), None);
+    }
+    load.assert_all_progress();
+    // Two hogs a CPU and slices of half a second: somebody waits for longer than is allowed.
+    let bad = SwapRequest {
+        params: vec!["slice_us=500000".into()],
+        window_ms: 2000,
+        hold_ms: 60_000,
+        max_delay_ms: Some(200),
+        ..request("fifo")
+    };
+    let report = swap(&bad).unwrap();
+    let why = report.undone.expect("the guard flips back");
+    assert!(why.contains("under fifo a task waited") && why.contains("limit of 200.0 ms"), "{why}");
+    assert_eq!(active(), "vtime");
+    assert_eq!(report.lost, 0);
+    load.assert_all_progress();
+}
+
+#[test]
+#[ignore = "needs sched_ext: scripts/test runs it in a VM"]
+fn a_second_swap_is_refused_while_one_is_under_way() {
+    let _running = Running::start(&["--policy", "fifo", "--stats", "0"]);
+    let first = thread::spawn(|| swap(&SwapRequest { window_ms: 1500, ..request("vtime") }));
+    eventually("the first swap is under way", || status().phase != "steady");
+    let refused = swap(&request("fifo_percpu")).unwrap_err();
+    assert!(refused.contains("another swap is under way"), "{refused}");
+    assert_eq!(first.join().unwrap().unwrap().to, "vtime");
+    assert_eq!(active(), "vtime");
+}
+
+#[test]
+#[ignore = "needs sched_ext: scripts/test runs it in a VM"]
+fn scripted_swaps_split_the_report_by_policy() {
+    let running = Running::start(&[
+        "--policy", "fifo", "--swap-to", "vtime@1s", "--swap-to", "fifo_percpu@3s", "--duration", "6s", "--hold", "0",
+        "--json", "--stats", "0",
+    ]);
+    let (end, out, _) = running.wait();
+    assert!(end.success());
+    let lines: Vec<serde_json::Value> = out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let runs = lines.last().unwrap()["report"]["runs"].as_array().unwrap();
+    let names: Vec<_> = runs.iter().map(|run| run["policy"]["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["fifo", "vtime", "fifo_percpu"]);
+    let swaps = lines.iter().filter(|line| line["swap"].is_object()).count();
+    assert_eq!(swaps, 2);
+}
+
+#[test]
+#[ignore = "needs sched_ext: scripts/test runs it in a VM"]
+fn a_policy_that_needs_more_ops_is_refused_with_the_cure() {
+    let ticker = object("ticker");
+    let refused = {
+        let _running = Running::start(&["--policy", "fifo", "--stats", "0"]);
+        let refused = swap(&request(&ticker)).unwrap_err();
+        assert_eq!(active(), "fifo");
+        refused
+    };
+    assert!(refused.contains("needs the ops tick") && refused.contains("--ops tick"), "{refused}");
+    let _running = Running::start(&["--policy", "fifo", "--ops", "tick", "--stats", "0"]);
+    assert_eq!(swap(&request(&ticker)).unwrap().to, "ticker");
+    assert_eq!(active(), "ticker");
+}
+
+#[test]
+#[ignore = "needs sched_ext: scripts/test runs it in a VM"]
+fn measuring_windows_see_the_delay() {
+    let _running = Running::start(&["--policy", "fifo", "--stats", "0"]);
+    let load = witnesses();
+    let switches = AtomicU64::new(0);
+    load.assert_all_progress();
+    let report = swap(&SwapRequest { window_ms: 500, ..request("vtime") }).unwrap();
+    switches.fetch_add(1, Ordering::Relaxed);
+    assert!(report.worst_before_ns.unwrap() > 0 && report.worst_across_ns.unwrap() > 0, "{report:?}");
+    assert!(report.drain_ms > 0.0);
+}

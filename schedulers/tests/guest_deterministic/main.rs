@@ -1,0 +1,122 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! Costs, in a deterministic VM where a nanosecond is an instruction. `scripts/test` boots one with a CPU for
+//! the `one_cpu` tests and one with four for the others.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+use std::io::{Read as _, Write as _};
+use std::os::unix::net::UnixStream;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use framework::control::SwapRequest;
+use framework::report::SwapReport;
+use framework::swap::Via;
+
+use support::*;
+
+const TURNS: u32 = 20_000;
+
+/// Instructions per context switch of two threads that pass a byte to and fro.
+fn per_switch() -> f64 {
+    let (mut left, mut right) = UnixStream::pair().unwrap();
+    let echo = thread::spawn(move || {
+        let mut byte = [0];
+        while right.read_exact(&mut byte).is_ok() && right.write_all(&byte).is_ok() {}
+    });
+    let mut byte = [0];
+    let mut turn = |turns: u32| {
+        for _ in 0..turns {
+            left.write_all(&byte).unwrap();
+            left.read_exact(&mut byte).unwrap();
+        }
+    };
+    turn(1000);
+    let start = Instant::now();
+    turn(TURNS);
+    let took = start.elapsed();
+    drop(left);
+    echo.join().unwrap();
+    took.as_nanos() as f64 / f64::from(2 * TURNS)
+}
+
+fn under(args: &[&str]) -> f64 {
+    let mut all = vec!["--no-latency", "--stats", "0"];
+    all.extend(args);
+    let running = Running::start(&all);
+    let cost = per_switch();
+    assert!(running.stop().0.success());
+    cost
+}
+
+#[test]
+#[ignore = "needs a deterministic VM: scripts/test boots one"]
+fn one_cpu_root_costs_at_most_one_and_a_half_percent() {
+    println!("eevdf: {:.0} instructions a switch", per_switch());
+    for policy in ["fifo", "vtime"] {
+        let direct = under(&["--policy", policy, "--direct"]);
+        let root = under(&["--policy", policy]);
+        let more = (root / direct - 1.0) * 100.0;
+        println!("{policy}: direct {direct:.0}, through the root {root:.0} instructions a switch: {more:+.2} %");
+        assert!(more <= 1.5, "{policy}: {more:.2} % more through the root");
+    }
+}
+
+/// Median of `across / before` over swaps.
+fn median_ratio(reports: &[SwapReport]) -> f64 {
+    let mut ratios: Vec<_> = reports
+        .iter()
+        .map(|report| report.worst_across_ns.unwrap() as f64 / report.worst_before_ns.unwrap().max(1) as f64)
+        .collect();
+    ratios.sort_by(f64::total_cmp);
+    ratios[ratios.len() / 2]
+}
+
+#[test]
+#[ignore = "needs a deterministic VM: scripts/test boots one"]
+fn four_cpus_a_flip_does_not_add_delay() {
+    let running = Running::start(&["--policy", "fifo", "--stats", "0"]);
+    let mut load = Threads::new();
+    for n in 0..8 {
+        load.hog(&format!("hog{n}"), None);
+    }
+    for n in 0..4 {
+        load.add(&format!("sleeper{n}"), None, || thread::sleep(Duration::from_millis(3)));
+    }
+    load.assert_all_progress();
+    let swaps = |via: Via, count: usize| -> Vec<SwapReport> {
+        (0..count)
+            .map(|n| {
+                let policy = ["vtime", "fifo"][n % 2];
+                swap(&SwapRequest { via, window_ms: 200, hold_ms: 600_000, ..request(policy) }).unwrap()
+            })
+            .collect()
+    };
+    let flips = swaps(Via::Slots, 20);
+    let ratio = median_ratio(&flips);
+    let reloads = swaps(Via::Reload, 4);
+    let outside = reloads.iter().map(|report| report.outside_ns).max().unwrap();
+    println!(
+        "worst delay across / before, median: slots {ratio:.3} (20 flips), reload {:.3} (4), which leaves \
+         sched_ext for up to {:.1} ms",
+        median_ratio(&reloads),
+        outside as f64 / 1e6
+    );
+    for report in flips.iter().chain(&reloads) {
+        println!(
+            "{:?} {} -> {}: before {:.2} ms, across {:.2} ms, drain {:.2} ms, {} carried, {} ns flip",
+            report.via,
+            report.from,
+            report.to,
+            report.worst_before_ns.unwrap() as f64 / 1e6,
+            report.worst_across_ns.unwrap() as f64 / 1e6,
+            report.drain_ms,
+            report.carried,
+            report.flip_ns
+        );
+    }
+    assert!(flips.iter().all(|report| report.lost == 0 && report.outside_ns == 0));
+    assert!(ratio <= 1.10, "{ratio:.3}");
+    assert!(running.stop().0.success());
+}

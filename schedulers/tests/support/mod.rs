@@ -1,0 +1,318 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! What the tests in a VM share: starting scx_run, talking to it, loads, and what the kernel says.
+
+#![allow(dead_code, reason = "each test binary uses a part")]
+
+use std::fs;
+use std::io::Read as _;
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use framework::control::{self, Request, Response, SwapRequest};
+use framework::kernel::KernelState;
+use framework::report::{Status, SwapReport};
+use framework::swap::Via;
+
+/// Far longer than anything takes on the slowest machine: only a hang gets here.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// Test policies, by name.
+const OBJECTS: &[(&str, &[u8])] = &[
+    ("faulty", include_bytes!(concat!(env!("OUT_DIR"), "/faulty.bpf.o"))),
+    ("unverifiable", include_bytes!(concat!(env!("OUT_DIR"), "/unverifiable.bpf.o"))),
+    ("opless", include_bytes!(concat!(env!("OUT_DIR"), "/opless.bpf.o"))),
+    ("ticker", include_bytes!(concat!(env!("OUT_DIR"), "/ticker.bpf.o"))),
+];
+
+/// Path of a test policy's object, written out.
+pub fn object(name: &str) -> String {
+    let (_, bytes) = OBJECTS.iter().find(|(have, _)| *have == name).expect("a test policy");
+    let path = std::env::temp_dir().join(format!("{name}.bpf.o"));
+    fs::write(&path, bytes).unwrap();
+    path.display().to_string()
+}
+
+/// Waits until `condition` holds.
+pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !condition() {
+        assert!(start.elapsed() < PATIENCE, "still not so: {what}");
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Runs scx_run to its end.
+pub fn scx_run(args: &[&str]) -> Output {
+    Command::new("scx_run").args(args).output().expect("scx_run is in PATH")
+}
+
+pub fn stdout(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+pub fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// A scx_run in the background. Ends it when dropped.
+pub struct Running(Child);
+
+impl Running {
+    /// Starts scx_run and waits until it is in charge.
+    pub fn start(args: &[&str]) -> Self {
+        let child = Command::new("scx_run")
+            .args(args)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("scx_run is in PATH");
+        let mut running = Running(child);
+        eventually("scx_run answers", || {
+            if let Some(status) = running.0.try_wait().unwrap() {
+                let mut text = String::new();
+                running.0.stderr.take().unwrap().read_to_string(&mut text).unwrap();
+                panic!("scx_run {args:?} ended with {status}: {text}");
+            }
+            matches!(control::call(&control::dir(), &Request::Status), Ok(Some(_)))
+        });
+        running
+    }
+
+    pub fn pid(&self) -> i32 {
+        self.0.id() as i32
+    }
+
+    pub fn signal(&self, signal: i32) {
+        // SAFETY: kill takes plain integers; the child has not been waited for.
+        assert_eq!(unsafe { libc::kill(self.pid(), signal) }, 0);
+    }
+
+    /// Waits for its end: status, stdout, stderr.
+    pub fn wait(mut self) -> (ExitStatus, String, String) {
+        let read = |stream: &mut dyn std::io::Read| {
+            let mut text = String::new();
+            stream.read_to_string(&mut text).unwrap();
+            text
+        };
+        let out = read(self.0.stdout.as_mut().unwrap());
+        let err = read(self.0.stderr.as_mut().unwrap());
+        (self.0.wait().unwrap(), out, err)
+    }
+
+    /// Ends it in order.
+    pub fn stop(self) -> (ExitStatus, String, String) {
+        self.signal(libc::SIGTERM);
+        self.wait()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if self.0.try_wait().unwrap().is_none() {
+            self.signal(libc::SIGTERM);
+            let _ = self.0.wait();
+        }
+    }
+}
+
+pub fn status() -> Status {
+    match control::call(&control::dir(), &Request::Status).unwrap() {
+        Some(Response::Status(status)) => *status,
+        other => panic!("no status: {other:?}"),
+    }
+}
+
+pub fn request(policy: &str) -> SwapRequest {
+    SwapRequest {
+        policy: policy.into(),
+        params: Vec::new(),
+        via: Via::Slots,
+        hold_ms: 0,
+        window_ms: 0,
+        max_delay_ms: None,
+    }
+}
+
+/// Asks for a swap and waits until it is complete.
+pub fn swap(request: &SwapRequest) -> Result<SwapReport, String> {
+    match control::call(&control::dir(), &Request::Swap(request.clone())).unwrap() {
+        Some(Response::Swapped(report)) => Ok(*report),
+        Some(Response::Error(message)) => Err(message),
+        other => panic!("no answer to a swap: {other:?}"),
+    }
+}
+
+/// The policy that decides, by name.
+pub fn active() -> String {
+    let status = status();
+    let active: Vec<_> = status.slots.iter().filter(|slot| slot.role == "active").collect();
+    assert_eq!(active.len(), 1, "one policy decides: {:?}", status.slots);
+    active[0].policy.name.clone()
+}
+
+/// The kernel's own scheduler is in charge and new threads run.
+pub fn assert_default_scheduler() {
+    eventually("sched_ext is disabled", || KernelState::read().state == "disabled");
+    assert!(thread::spawn(|| true).join().unwrap());
+}
+
+/// Threads that do something all the time, each counting what it does.
+pub struct Threads {
+    stop: Arc<AtomicBool>,
+    pub counts: Vec<Arc<AtomicU64>>,
+    handles: Vec<JoinHandle<()>>,
+}
+
+impl Threads {
+    pub fn new() -> Self {
+        Threads { stop: Arc::default(), counts: Vec::new(), handles: Vec::new() }
+    }
+
+    /// Adds a thread called `name` that runs `step` until it is stopped, on `cpu` if one is given.
+    pub fn add(&mut self, name: &str, cpu: Option<usize>, mut step: impl FnMut() + Send + 'static) {
+        let (stop, count) = (self.stop.clone(), Arc::new(AtomicU64::new(0)));
+        self.counts.push(count.clone());
+        let body = move || {
+            if let Some(cpu) = cpu {
+                pin(cpu);
+            }
+            while !stop.load(Ordering::Relaxed) {
+                step();
+                count.fetch_add(1, Ordering::Relaxed);
+            }
+        };
+        self.handles.push(thread::Builder::new().name(name.into()).spawn(body).unwrap());
+    }
+
+    /// A CPU hog.
+    pub fn hog(&mut self, name: &str, cpu: Option<usize>) {
+        self.add(name, cpu, spin);
+    }
+
+    pub fn progress(&self) -> Vec<u64> {
+        self.counts.iter().map(|count| count.load(Ordering::Relaxed)).collect()
+    }
+
+    /// Every thread gets on from here.
+    pub fn assert_all_progress(&self) {
+        let before = self.progress();
+        eventually("every thread makes progress", || {
+            self.progress().iter().zip(&before).all(|(now, before)| now > before)
+        });
+    }
+}
+
+impl Drop for Threads {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        for handle in self.handles.drain(..) {
+            let _ = handle.join();
+        }
+    }
+}
+
+/// A few microseconds of computing.
+pub fn spin() {
+    for n in 0..1000 {
+        std::hint::black_box(n);
+    }
+}
+
+/// Ties the calling thread to a CPU.
+pub fn pin(cpu: usize) {
+    // SAFETY: all-zeroes is an empty cpu_set_t; `cpu` is small.
+    unsafe {
+        let mut set: libc::cpu_set_t = std::mem::zeroed();
+        libc::CPU_SET(cpu, &mut set);
+        assert_eq!(libc::sched_setaffinity(0, size_of_val(&set), &set), 0);
+    }
+}
+
+/// Sets the nice value of the calling thread.
+pub fn nice(value: i32) {
+    // SAFETY: setpriority takes plain integers; 0 is the calling thread.
+    assert_eq!(unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, value) }, 0);
+}
+
+/// CPU time of the calling thread, ns.
+pub fn cpu_time() -> u64 {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `time` is valid for writes.
+    assert_eq!(unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &mut time) }, 0);
+    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
+}
+
+/// A command that runs until it is dropped.
+pub struct Background(Child);
+
+impl Background {
+    pub fn start(program: &str, args: &[&str]) -> Self {
+        use std::os::unix::process::CommandExt as _;
+        let child = Command::new(program)
+            .args(args)
+            .process_group(0)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap_or_else(|error| panic!("{program}: {error}"));
+        Background(child)
+    }
+
+    pub fn running(&mut self) -> bool {
+        self.0.try_wait().unwrap().is_none()
+    }
+}
+
+impl Drop for Background {
+    fn drop(&mut self) {
+        // SAFETY: kill takes plain integers; the group's leader has not been waited for.
+        unsafe { libc::kill(-(self.0.id() as i32), libc::SIGKILL) };
+        let _ = self.0.wait();
+    }
+}
+
+/// The kernel's trace of scheduling events, on while it lives.
+pub struct Trace(PathBuf);
+
+impl Trace {
+    /// Traces these events of the `sched` group.
+    pub fn start(events: &[&str]) -> Self {
+        let trace = Trace("/sys/kernel/tracing".into());
+        trace.write("tracing_on", "0");
+        trace.write("events/enable", "0");
+        trace.write("buffer_size_kb", "8192");
+        trace.write("trace", "");
+        for event in events {
+            trace.write(&format!("events/sched/{event}/enable"), "1");
+        }
+        trace.write("tracing_on", "1");
+        trace
+    }
+
+    /// Stops and returns what was traced, a line an event.
+    pub fn stop(self) -> Vec<String> {
+        self.write("tracing_on", "0");
+        let text = fs::read_to_string(self.0.join("trace")).unwrap();
+        text.lines().filter(|line| !line.starts_with('#')).map(str::to_owned).collect()
+    }
+
+    fn write(&self, file: &str, text: &str) {
+        fs::write(self.0.join(file), text).unwrap_or_else(|error| panic!("{file}: {error}"));
+    }
+}
+
+impl Drop for Trace {
+    fn drop(&mut self) {
+        self.write("tracing_on", "0");
+        self.write("events/enable", "0");
+    }
+}
+
+/// The value of `key=` in a traced event.
+pub fn field<'a>(line: &'a str, key: &str) -> Option<&'a str> {
+    line.split_whitespace().find_map(|word| word.strip_prefix(key)?.strip_prefix('='))
+}
