@@ -143,6 +143,33 @@ static __always_inline bool policy_pick(u32 n)
 	return scx_bpf_dsq_move_to_local(POLICY_DSQ(n), 0);
 }
 
+/* Tasks at the head of a queue that policy_first_vtime() looks at. */
+#define POLICY_FIRST_SCAN 8
+
+/**
+ * policy_first_vtime - vtime of the task that @cpu would get from queue @n
+ * @vtime: where it goes
+ *
+ * Looks at POLICY_FIRST_SCAN tasks at most, so it may miss one behind that many
+ * that are not allowed on @cpu. Return: false if it found none.
+ */
+static __always_inline bool policy_first_vtime(u32 n, s32 cpu, u64 *vtime)
+{
+	struct task_struct *p;
+	u32 seen = 0;
+
+	bpf_for_each(scx_dsq, p, POLICY_DSQ(n), 0)
+	{
+		if (bpf_cpumask_test_cpu(cpu, p->cpus_ptr)) {
+			*vtime = p->scx.dsq_vtime;
+			return true;
+		}
+		if (++seen == POLICY_FIRST_SCAN)
+			break;
+	}
+	return false;
+}
+
 /* --- Weights --------------------------------------------------------------- */
 
 /* Levels of cgroups whose weights count; deeper ones are taken as 100. */
@@ -219,15 +246,22 @@ static __always_inline u64 policy_charge(struct task_struct *p)
 /**
  * policy_select_cpu - an idle CPU near @prev_cpu runs the task at once
  *
- * The select_cpu of a policy that defines none.
+ * The select_cpu of a policy that defines none. A synchronous wakeup may also get
+ * the waker's own CPU, which is about to sleep; but a pair that wakes each other
+ * that way for ever would keep its CPU from asking for anything else, so it is
+ * allowed only while nobody waits in the CPU's queue.
  */
 s32 BPF_STRUCT_OPS(policy_select_cpu, struct task_struct *p, s32 prev_cpu, u64 wake_flags)
 {
 	bool is_idle = false;
 	s32 cpu = scx_bpf_select_cpu_dfl(p, prev_cpu, wake_flags, &is_idle);
 
-	if (is_idle)
-		scx_bpf_dsq_insert(p, SCX_DSQ_LOCAL, SCX_SLICE_DFL, 0);
+	if (!is_idle)
+		return cpu;
+	if (cpu == bpf_get_smp_processor_id() && policy_nr_dsqs &&
+	    scx_bpf_dsq_nr_queued(POLICY_DSQ(cpu % policy_nr_dsqs)) > 0)
+		return cpu;
+	scx_bpf_dsq_insert(p, SCX_DSQ_LOCAL, SCX_SLICE_DFL, 0);
 	return cpu;
 }
 
@@ -265,13 +299,45 @@ static __always_inline bool policy_enqueue_first(struct task_struct *p, u64 enq_
 	}                                                                                          \
 	static __always_inline void name##__body(struct task_struct *p, u64 enq_flags)
 
+/* CPUs that went offline under this policy; hotplug is serialized by the kernel. */
+static bool policy_cpu_is_off[NR_CPUS];
+static u32 policy_nr_off;
+
+/**
+ * policy_pick_orphan - take a task from the queue of a CPU that is going offline
+ *
+ * Nobody else would: that CPU no longer dispatches, the others may never be idle
+ * and steal, and the kernel waits for its tasks. Queues are taken to be numbered
+ * by CPU; where they are not, this finds queues that the policy serves anyway.
+ * Return: true if there was one.
+ */
+static __always_inline bool policy_pick_orphan(void)
+{
+	u32 i;
+
+	if (likely(!policy_nr_off))
+		return false;
+	bpf_for(i, 0, policy_nr_dsqs)
+	{
+		if (i < NR_CPUS && policy_cpu_is_off[i & (NR_CPUS - 1)] && policy_pick(i))
+			return true;
+	}
+	return false;
+}
+
 /**
  * POLICY_DISPATCH - define the policy's dispatch op: what @cpu runs next
  *
  * @prev ran until now; it is NULL if there was none. Use policy_pick().
  */
 #define POLICY_DISPATCH(name, cpu, prev)                                                           \
-	void BPF_STRUCT_OPS(name, s32 cpu, struct task_struct *prev)
+	static __always_inline void name##__body(s32 cpu, struct task_struct *prev);               \
+	void BPF_STRUCT_OPS(name, s32 __cpu, struct task_struct *__prev)                           \
+	{                                                                                          \
+		if (!policy_pick_orphan())                                                         \
+			name##__body(__cpu, __prev);                                               \
+	}                                                                                          \
+	static __always_inline void name##__body(s32 cpu, struct task_struct *prev)
 
 /**
  * POLICY_INIT - define what happens before the policy's first op
@@ -316,20 +382,41 @@ void BPF_STRUCT_OPS(policy_ops_cpu_release, s32 cpu, struct scx_cpu_release_args
 	scx_bpf_reenqueue_local();
 }
 
-/* These exist so that hotplug does not end the scheduler. */
-void BPF_STRUCT_OPS(policy_ops_cpu_online, s32 cpu)
+/* Where a CPU's flag is; the mask is for the verifier, ids are below NR_CPUS. */
+static __always_inline bool *policy_off_flag(s32 cpu)
 {
+	return &policy_cpu_is_off[(u32)cpu & (NR_CPUS - 1)];
 }
 
-void BPF_STRUCT_OPS(policy_ops_cpu_offline, s32 cpu)
+/* That the two exist keeps the kernel from ending the scheduler on hotplug. */
+void BPF_STRUCT_OPS(policy_cpu_online, s32 cpu)
 {
+	bool *off = policy_off_flag(cpu);
+
+	if (*off) {
+		*off = false;
+		policy_nr_off--;
+	}
+}
+
+void BPF_STRUCT_OPS(policy_cpu_offline, s32 cpu)
+{
+	bool *off = policy_off_flag(cpu);
+	u32 i;
+
+	if (!*off) {
+		*off = true;
+		policy_nr_off++;
+	}
+	/* Somebody has to come and fetch what waits there. */
+	bpf_for(i, 0, policy_nr_cpus)
+		scx_bpf_kick_cpu(i, SCX_KICK_IDLE);
 }
 
 /* In a slot the root has these ops; the framework leaves the policy's out. */
 #define POLICY_OPS_OF_ROOT                                                                         \
 	.init = (void *)policy_ops_init, .exit = (void *)policy_ops_exit,                          \
-	.enable = (void *)policy_ops_enable, .cpu_release = (void *)policy_ops_cpu_release,        \
-	.cpu_online = (void *)policy_ops_cpu_online, .cpu_offline = (void *)policy_ops_cpu_offline
+	.enable = (void *)policy_ops_enable, .cpu_release = (void *)policy_ops_cpu_release
 
 /**
  * POLICY_DEFINE - register the policy
@@ -343,6 +430,8 @@ void BPF_STRUCT_OPS(policy_ops_cpu_offline, s32 cpu)
 	SEC(".struct_ops.link")                                                                    \
 	__attribute__((btf_decl_tag("policy:" __desc))) struct sched_ext_ops __name##_ops = {      \
 		.select_cpu = (void *)policy_select_cpu,                                           \
+		.cpu_online = (void *)policy_cpu_online,                                           \
+		.cpu_offline = (void *)policy_cpu_offline,                                         \
 		POLICY_OPS_OF_ROOT,                                                                \
 		.name = #__name,                                                                   \
 		__VA_ARGS__                                                                        \

@@ -94,33 +94,24 @@ const GUARD_PERIOD: Duration = Duration::from_millis(50);
 /// How often the queues of a retired slot are looked at.
 const DRAIN_PERIOD: Duration = Duration::from_millis(1);
 
-/// The engine.
-pub struct Engine {
+/// A scheduler that is loaded and not attached.
+pub struct Prepared {
     config: Config,
     scheduler: Scheduler,
-    machine: Machine,
-    meter: Option<LatencyMeter>,
-    clock: Instant,
-    guard_due: Instant,
-    runs: Vec<PolicyRun>,
-    interval: Sample,
-    in_force: PolicyInForce,
-    swapping: Option<Swapping>,
-    going_back: bool,
-    swaps: VecDeque<SwapReport>,
-    nr_swaps: u64,
-    events: Vec<Event>,
+    name: String,
 }
 
-impl Engine {
-    /// Attaches a scheduler with the policy in it.
-    pub fn start(config: Config, policy: &str, params: &[String]) -> Result<Self> {
-        let policy = Image::find(config.catalogue, policy)?.open()?;
-        if let Some(trouble) = doctor::first_trouble() {
-            bail!(trouble);
-        }
+impl Prepared {
+    /// Name of the policy.
+    pub fn policy(&self) -> &str {
+        &self.name
+    }
+
+    /// Attaches the scheduler.
+    pub fn attach(self) -> Result<Engine> {
+        let Prepared { config, mut scheduler, .. } = self;
         let meter = config.measure.then(|| LatencyMeter::start(config.per)).transpose()?;
-        let scheduler = attach(&config, policy, params, 1)?;
+        activate(&mut scheduler)?;
         let in_force = scheduler.in_force()?;
         let now = Instant::now();
         let mut engine = Engine {
@@ -143,6 +134,38 @@ impl Engine {
         engine.open_run()?;
         Ok(engine)
     }
+}
+
+/// The engine.
+pub struct Engine {
+    config: Config,
+    scheduler: Scheduler,
+    machine: Machine,
+    meter: Option<LatencyMeter>,
+    clock: Instant,
+    guard_due: Instant,
+    runs: Vec<PolicyRun>,
+    interval: Sample,
+    in_force: PolicyInForce,
+    swapping: Option<Swapping>,
+    going_back: bool,
+    swaps: VecDeque<SwapReport>,
+    nr_swaps: u64,
+    events: Vec<Event>,
+}
+
+impl Engine {
+    /// Loads a scheduler with the policy in it. The kernel has verified everything after this; nothing is
+    /// attached.
+    pub fn prepare(config: Config, policy: &str, params: &[String]) -> Result<Prepared> {
+        let policy = Image::find(config.catalogue, policy)?.open()?;
+        if let Some(trouble) = doctor::first_trouble() {
+            bail!(trouble);
+        }
+        let name = policy.info().name.clone();
+        let scheduler = load(&config, policy, params, 1)?;
+        Ok(Prepared { config, scheduler, name })
+    }
 
     /// The policy in force.
     pub fn policy(&self) -> &PolicyInForce {
@@ -163,11 +186,25 @@ impl Engine {
     }
 
     /// Does whatever is due. Returns how long until something is due again, if anything is.
+    ///
+    /// Nothing is due once the kernel has ended the scheduler: see [`Engine::ended`].
     pub fn poll(&mut self) -> Result<Option<Duration>> {
+        match self.do_what_is_due() {
+            // What failed may have failed because the scheduler went away under it.
+            Err(_) if self.ended()?.is_some() => Ok(None),
+            outcome => outcome,
+        }
+    }
+
+    fn do_what_is_due(&mut self) -> Result<Option<Duration>> {
         self.guard()?;
         loop {
             let now = self.now();
-            match self.machine.step(now) {
+            let step = self.machine.step(now);
+            if step != Step::Wait(None) && self.ended()?.is_some() {
+                return Ok(None);
+            }
+            match step {
                 Step::Wait(None) => return Ok(None),
                 Step::Wait(Some(due)) => {
                     let wait = Duration::from_nanos(due.saturating_sub(now));
@@ -226,7 +263,8 @@ impl Engine {
                 1
             }
         };
-        self.scheduler = attach(&self.config, policy, &params, epoch)?;
+        self.scheduler = load(&self.config, policy, &params, epoch)?;
+        activate(&mut self.scheduler)?;
         self.discard_window()?;
         self.open_run()
     }
@@ -594,13 +632,6 @@ impl Engine {
             Scheduler::Direct(_) => bail!("there is no root scheduler with --direct"),
         }
     }
-}
-
-/// Loads and attaches a scheduler with the policy in force.
-fn attach(config: &Config, policy: OpenPolicy, params: &[String], epoch: u64) -> Result<Scheduler> {
-    let mut scheduler = load(config, policy, params, epoch)?;
-    activate(&mut scheduler)?;
-    Ok(scheduler)
 }
 
 /// Loads a scheduler with the policy in it: everything is verified, nothing attached.

@@ -177,6 +177,7 @@ impl From<PerArg> for Per {
 pub fn duration(text: &str) -> Result<Duration> {
     let split = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
     let (number, unit) = text.split_at(split);
+    let number: f64 = number.parse().with_context(|| format!("{text:?} is no duration, such as 30s or 500ms"))?;
     let seconds = match unit {
         "ns" => 1e-9,
         "us" => 1e-6,
@@ -186,7 +187,6 @@ pub fn duration(text: &str) -> Result<Duration> {
         "h" => 3600.0,
         _ => anyhow::bail!("unknown unit {unit:?}: use ns, us, ms, s, m or h"),
     };
-    let number: f64 = number.parse().with_context(|| format!("{text:?} is no duration, such as 30s or 500ms"))?;
     Duration::try_from_secs_f64(number * seconds).with_context(|| format!("{text:?} is too long"))
 }
 

@@ -40,13 +40,14 @@ pub fn run(args: RunArgs) -> Result<ExitCode> {
     .context("handling signals")?;
 
     let before = KernelState::read();
-    let mut engine = Engine::start(config(&args)?, &policy, &args.params)?;
+    let prepared = Engine::prepare(config(&args)?, &policy, &args.params)?;
     let (call_sender, calls) = unbounded();
-    let (_server, left_behind) = Server::start(&control::dir(), &engine.policy().name, call_sender)?;
+    let (_server, left_behind) = Server::start(&control::dir(), prepared.policy(), call_sender)?;
     let out = Output { json: args.json };
     if let Some(left) = left_behind {
         out.note(&format!("found what a former scx_run left: {}", render::killed(&left)));
     }
+    let mut engine = prepared.attach()?;
     let kernel = KernelState::read();
     out.note(&format!(
         "policy {} is in force: sched_ext {} -> {}, root {}",

@@ -15,7 +15,9 @@
  * to each of its tasks, not to the group as a whole.
  *
  * A task is charged when it is queued again, from the run time the kernel
- * accounts: no op runs at every context switch for it.
+ * accounts: no op runs at every context switch for it. The task that runs is in no
+ * queue when the kernel asks for the next one, so dispatch compares the two; without
+ * that two tasks on a CPU would alternate whatever their weights.
  *
  * Cost: O(log n) an enqueue, O(1) a dispatch, O(n) while the n tasks at the head
  * may not run on the CPU that asks.
@@ -28,25 +30,31 @@ PARAM_U64(slice_us, 20000, 100, 1000000, "us", "time a task may run before the n
 
 enum { QUEUE };
 
+/* @p's virtual time with all that it has run until now. */
+static __always_inline u64 vtime_of(struct task_struct *p)
+{
+	return p->scx.dsq_vtime + policy_charge(p) * 100 / policy_weight(p);
+}
+
 POLICY_ENQUEUE(vtime_enqueue, p, enq_flags)
 {
 	struct policy_shared *shared = bpf_map_lookup_elem(&policy_shared, &(u32){ 0 });
-	u64 slice_ns = slice_us * 1000, vtime = p->scx.dsq_vtime, oldest;
+	u64 slice_ns = slice_us * 1000, vtime = vtime_of(p);
 
-	if (!shared)
-		return;
+	/* Only a sleeper is moved up: who has been waiting is owed its whole lag. */
+	if (shared && (enq_flags & SCX_ENQ_WAKEUP)) {
+		u64 oldest = shared->vtime_now - slice_ns;
 
-	vtime += policy_charge(p) * 100 / policy_weight(p);
-	oldest = shared->vtime_now - slice_ns;
-	if (time_before(vtime, oldest))
-		vtime = oldest;
-
+		if (time_before(vtime, oldest))
+			vtime = oldest;
+	}
 	policy_queue_vtime(p, QUEUE, slice_ns, vtime, enq_flags);
 }
 
 POLICY_DISPATCH(vtime_dispatch, cpu, prev)
 {
 	struct policy_shared *shared = bpf_map_lookup_elem(&policy_shared, &(u32){ 0 });
+	u64 vtime, next;
 
 	/*
 	 * Progress is the largest vtime that got to run. @prev still has the one
@@ -56,6 +64,15 @@ POLICY_DISPATCH(vtime_dispatch, cpu, prev)
 	if (prev && shared && time_before(shared->vtime_now, prev->scx.dsq_vtime))
 		shared->vtime_now = prev->scx.dsq_vtime;
 
+	if (prev && (prev->scx.flags & SCX_TASK_QUEUED)) {
+		vtime = vtime_of(prev);
+		scx_bpf_task_set_dsq_vtime(prev, vtime);
+		/* A task that has slice left goes on to run. */
+		if (policy_first_vtime(QUEUE, cpu, &next) && time_before(vtime, next)) {
+			scx_bpf_task_set_slice(prev, slice_us * 1000);
+			return;
+		}
+	}
 	policy_pick(QUEUE);
 }
 

@@ -9,9 +9,9 @@ enum { QUEUE };
 
 POLICY_ENQUEUE(unverifiable_enqueue, p, enq_flags)
 {
-	struct policy_shared *shared = bpf_map_lookup_elem(&policy_shared, &(u32){ 0 });
+	struct policy_task *task = bpf_task_storage_get(&policy_tasks, p, NULL, 0);
 
-	shared->vtime_now++;
+	task->charged_ns++;
 	policy_queue(p, QUEUE, SCX_SLICE_DFL, enq_flags);
 }
 
