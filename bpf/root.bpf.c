@@ -17,12 +17,16 @@ char _license[] SEC("license") = "GPL";
 UEI_DEFINE(uei);
 
 /*
- * Written by the agent with one aligned store, read once at the start of an op.
- * Ops that run concurrently with the store see the old policy or the new one,
- * both of which are loaded; what the old one still queues is drained after an
- * RCU grace period has shown that nobody runs in it any more.
+ * Written by the agent with one aligned 64-bit store; each op reads the one field
+ * that it needs. Ops that run concurrently with the store see the old policy or the
+ * new one, both of which are loaded; what the old one still queues is drained after
+ * an RCU grace period has shown that nobody runs in it any more.
  */
-volatile u64 route = (u64)ROUTE_NONE << ROUTE_RETIRED_SHIFT | ROUTE_NONE;
+volatile struct route route __attribute__((aligned(8))) = {
+	.active = ROUTE_NONE,
+	.dispatch = ROUTE_NONE,
+	.retired = ROUTE_NONE,
+};
 struct slot_desc slots[NR_SLOTS];
 
 /* Tasks that dispatch moved out of a retired slot, for the swap's report. */
@@ -48,7 +52,7 @@ struct {
 #define OP_SLOTS(op)                                                                               \
 	struct {                                                                                   \
 		__uint(type, BPF_MAP_TYPE_PROG_ARRAY);                                             \
-		__uint(max_entries, NR_SLOTS);                                                     \
+		__uint(max_entries, NR_SLOTS + 1);                                                 \
 		__type(key, u32);                                                                  \
 		__type(value, u32);                                                                \
 	} op##_slots SEC(".maps")
@@ -77,24 +81,55 @@ OP_SLOTS(dump);
 OP_SLOTS(dump_cpu);
 OP_SLOTS(dump_task);
 
+/*
+ * An op as the kernel calls it, its arguments still in @ctx. BPF_STRUCT_OPS() would
+ * load them all before the tail call and save them across it, for a default path
+ * that hardly ever runs: a third of what an op of the root costs.
+ */
+#define ROOT_OP(name) SEC("struct_ops/" #name) int name(unsigned long long *ctx)
+
 /**
  * active_slot - the slot that decides for the current op
  *
  * The one place that knows how an op finds its policy: partitions that give
  * CPUs or cgroups a policy of their own change only this function.
  */
-static __always_inline u32 active_slot(u64 r)
+static __always_inline u8 active_slot(void)
 {
-	return (r >> ROUTE_ACTIVE_SHIFT) & ROUTE_SLOT_MASK;
+	return route.active;
 }
 
-static __always_inline u32 retired_slot(u64 r)
-{
-	return (r >> ROUTE_RETIRED_SHIFT) & ROUTE_SLOT_MASK;
-}
+/*
+ * One way out of an op. A constant index makes the kernel patch a direct jump to
+ * the program into the code (nothing if there is none), which is cheaper than an
+ * indirect one, retpolines or not. The differing asm keeps the compiler from
+ * merging the calls into one with a variable index.
+ */
+#define to_slot(op, slot)                                                                          \
+	do {                                                                                       \
+		asm volatile("# slot " #slot);                                                     \
+		bpf_tail_call(ctx, &op##_slots, slot);                                             \
+		asm volatile("# no slot " #slot);                                                  \
+	} while (0)
 
-/* Does not return when there is an active policy and it implements the op. */
-#define to_policy(op) bpf_tail_call(ctx, &op##_slots, active_slot(route))
+/* Does not return when slot @slot holds a policy that implements the op. */
+#define to_any_slot(op, slot)                                                                      \
+	do {                                                                                       \
+		u8 __slot = (slot);                                                                \
+		_Static_assert(NR_SLOTS == 4, "a line for each slot");                             \
+		if (likely(__slot == 0))                                                           \
+			to_slot(op, 0);                                                            \
+		else if (__slot == 1)                                                              \
+			to_slot(op, 1);                                                            \
+		else if (__slot == 2)                                                              \
+			to_slot(op, 2);                                                            \
+		else if (__slot == 3)                                                              \
+			to_slot(op, 3);                                                            \
+		else if (__slot == ROUTE_DRAIN)                                                    \
+			to_slot(op, 4);                                                            \
+	} while (0)
+
+#define to_policy(op) to_any_slot(op, active_slot())
 
 /**
  * drain_one - move one task of a retired slot to this CPU's local DSQ
@@ -138,13 +173,15 @@ static __always_inline bool drain_one(s32 cpu, u32 slot)
 /**
  * root_select_cpu - pick a CPU for a waking task; default: an idle one if any
  */
-s32 BPF_STRUCT_OPS(root_select_cpu, struct task_struct *p, s32 prev_cpu, u64 wake_flags)
+ROOT_OP(root_select_cpu)
 {
+	struct task_struct *p;
 	bool is_idle = false;
 	s32 cpu;
 
 	to_policy(select_cpu);
-	cpu = scx_bpf_select_cpu_dfl(p, prev_cpu, wake_flags, &is_idle);
+	p = (void *)ctx[0];
+	cpu = scx_bpf_select_cpu_dfl(p, ctx[1], ctx[2], &is_idle);
 	if (is_idle)
 		scx_bpf_dsq_insert(p, SCX_DSQ_LOCAL, SCX_SLICE_DFL, 0);
 	return cpu;
@@ -153,151 +190,180 @@ s32 BPF_STRUCT_OPS(root_select_cpu, struct task_struct *p, s32 prev_cpu, u64 wak
 /**
  * root_enqueue - queue a runnable task; default: the kernel's global DSQ
  */
-void BPF_STRUCT_OPS(root_enqueue, struct task_struct *p, u64 enq_flags)
+ROOT_OP(root_enqueue)
 {
 	to_policy(enqueue);
-	scx_bpf_dsq_insert(p, SCX_DSQ_GLOBAL, SCX_SLICE_DFL, enq_flags);
+	scx_bpf_dsq_insert((void *)ctx[0], SCX_DSQ_GLOBAL, SCX_SLICE_DFL, ctx[1]);
+	return 0;
 }
 
 /**
  * root_dequeue - a queued task leaves BPF's custody
  */
-void BPF_STRUCT_OPS(root_dequeue, struct task_struct *p, u64 deq_flags)
+ROOT_OP(root_dequeue)
 {
 	to_policy(dequeue);
+	return 0;
 }
 
 /**
- * root_dispatch - find work for a CPU: what a retired policy left, then the
- * active policy's; default: nothing, the kernel serves the global DSQ itself
+ * root_dispatch - find work for a CPU; default: nothing, the kernel serves the
+ * global DSQ itself
+ *
+ * Has a route of its own, so that draining costs nothing while nobody drains.
  */
-void BPF_STRUCT_OPS(root_dispatch, s32 cpu, struct task_struct *prev)
+ROOT_OP(root_dispatch)
 {
-	u64 r = route;
-	u32 retired = retired_slot(r);
+	to_any_slot(dispatch, route.dispatch);
+	return 0;
+}
 
-	if (unlikely(retired != ROUTE_NONE) && drain_one(cpu, retired))
-		return;
-	bpf_tail_call(ctx, &dispatch_slots, active_slot(r));
+/**
+ * root_drain - dispatch while a slot is being emptied: what the retired policy has
+ * left comes first, then the active one is asked
+ *
+ * No op of its own: the agent puts it into the dispatch array at ROUTE_DRAIN.
+ */
+ROOT_OP(root_drain)
+{
+	u8 retired = route.retired;
+
+	if (retired != ROUTE_NONE && drain_one(ctx[0], retired))
+		return 0;
+	to_policy(dispatch);
+	return 0;
 }
 
 /**
  * root_tick - the timer tick of a CPU that runs @p
  */
-void BPF_STRUCT_OPS(root_tick, struct task_struct *p)
+ROOT_OP(root_tick)
 {
 	to_policy(tick);
+	return 0;
 }
 
 /**
  * root_runnable - @p becomes runnable on its CPU
  */
-void BPF_STRUCT_OPS(root_runnable, struct task_struct *p, u64 enq_flags)
+ROOT_OP(root_runnable)
 {
 	to_policy(runnable);
+	return 0;
 }
 
 /**
  * root_running - @p starts to run on its CPU
  */
-void BPF_STRUCT_OPS(root_running, struct task_struct *p)
+ROOT_OP(root_running)
 {
 	to_policy(running);
+	return 0;
 }
 
 /**
  * root_stopping - @p stops running
  */
-void BPF_STRUCT_OPS(root_stopping, struct task_struct *p, bool runnable)
+ROOT_OP(root_stopping)
 {
 	to_policy(stopping);
+	return 0;
 }
 
 /**
  * root_quiescent - @p is no longer runnable
  */
-void BPF_STRUCT_OPS(root_quiescent, struct task_struct *p, u64 deq_flags)
+ROOT_OP(root_quiescent)
 {
 	to_policy(quiescent);
+	return 0;
 }
 
 /**
  * root_yield - @from yields, to @to if that is given; default: give up the slice
  */
-bool BPF_STRUCT_OPS(root_yield, struct task_struct *from, struct task_struct *to)
+ROOT_OP(root_yield)
 {
 	to_policy(yield);
 	/* What the kernel does for a scheduler without this op. */
-	if (!to)
-		scx_bpf_task_set_slice(from, 0);
-	return false;
+	if (!ctx[1])
+		scx_bpf_task_set_slice((void *)ctx[0], 0);
+	return 0;
 }
 
 /**
  * root_set_weight - @p's weight changed
  */
-void BPF_STRUCT_OPS(root_set_weight, struct task_struct *p, u32 weight)
+ROOT_OP(root_set_weight)
 {
 	to_policy(set_weight);
+	return 0;
 }
 
 /**
  * root_set_cpumask - @p's affinity changed
  */
-void BPF_STRUCT_OPS(root_set_cpumask, struct task_struct *p, const struct cpumask *cpumask)
+ROOT_OP(root_set_cpumask)
 {
 	to_policy(set_cpumask);
+	return 0;
 }
 
 /**
  * root_update_idle - @cpu becomes idle or busy; built-in tracking stays on
  */
-void BPF_STRUCT_OPS(root_update_idle, s32 cpu, bool idle)
+ROOT_OP(root_update_idle)
 {
 	to_policy(update_idle);
+	return 0;
 }
 
 /**
  * root_cpu_acquire - @cpu comes back from a higher scheduling class
  */
-void BPF_STRUCT_OPS(root_cpu_acquire, s32 cpu, struct scx_cpu_acquire_args *args)
+ROOT_OP(root_cpu_acquire)
 {
 	to_policy(cpu_acquire);
+	return 0;
 }
 
 /**
  * root_cpu_release - a higher class takes @cpu; default: tasks that wait in its
  * local DSQ are queued again, so that another CPU can take them
  */
-void BPF_STRUCT_OPS(root_cpu_release, s32 cpu, struct scx_cpu_release_args *args)
+ROOT_OP(root_cpu_release)
 {
 	to_policy(cpu_release);
 	scx_bpf_reenqueue_local();
+	return 0;
 }
 
 /**
  * root_cpu_online - @cpu comes up. That the op exists keeps the kernel from
  * ending the scheduler on hotplug.
  */
-void BPF_STRUCT_OPS(root_cpu_online, s32 cpu)
+ROOT_OP(root_cpu_online)
 {
 	to_policy(cpu_online);
+	return 0;
 }
 
 /**
  * root_cpu_offline - @cpu goes down; its queue is served by the others
  */
-void BPF_STRUCT_OPS(root_cpu_offline, s32 cpu)
+ROOT_OP(root_cpu_offline)
 {
 	to_policy(cpu_offline);
+	return 0;
 }
 
 /**
  * root_exit_task - @p dies or leaves sched_ext
  */
-void BPF_STRUCT_OPS(root_exit_task, struct task_struct *p, struct scx_exit_task_args *args)
+ROOT_OP(root_exit_task)
 {
 	to_policy(exit_task);
+	return 0;
 }
 
 /**
@@ -316,9 +382,10 @@ void BPF_STRUCT_OPS(root_enable, struct task_struct *p)
 /**
  * root_disable - @p leaves sched_ext
  */
-void BPF_STRUCT_OPS(root_disable, struct task_struct *p)
+ROOT_OP(root_disable)
 {
 	to_policy(disable);
+	return 0;
 }
 
 /**
@@ -326,28 +393,30 @@ void BPF_STRUCT_OPS(root_disable, struct task_struct *p)
  */
 void BPF_STRUCT_OPS(root_dump, struct scx_dump_ctx *dctx)
 {
-	u64 r = route;
+	u8 retired = route.retired;
 
-	scx_bpf_dump("root: active slot %u, epoch %u, retired slot %d, drained %llu", active_slot(r),
-		     (u32)(r >> ROUTE_EPOCH_SHIFT),
-		     retired_slot(r) == ROUTE_NONE ? -1 : (s32)retired_slot(r), nr_drained);
+	scx_bpf_dump("root: active slot %d, epoch %u, retired slot %d, drained %llu",
+		     route.active == ROUTE_NONE ? -1 : route.active, route.epoch,
+		     retired == ROUTE_NONE ? -1 : retired, nr_drained);
 	to_policy(dump);
 }
 
 /**
  * root_dump_cpu - the policy's lines on @cpu in a debug dump
  */
-void BPF_STRUCT_OPS(root_dump_cpu, struct scx_dump_ctx *dctx, s32 cpu, bool idle)
+ROOT_OP(root_dump_cpu)
 {
 	to_policy(dump_cpu);
+	return 0;
 }
 
 /**
  * root_dump_task - the policy's lines on @p in a debug dump
  */
-void BPF_STRUCT_OPS(root_dump_task, struct scx_dump_ctx *dctx, struct task_struct *p)
+ROOT_OP(root_dump_task)
 {
 	to_policy(dump_task);
+	return 0;
 }
 
 /**
@@ -384,6 +453,11 @@ SCX_OPS_DEFINE(root_ops,
 	.dump_task	= (void *)root_dump_task,
 	.exit		= (void *)root_exit,
 	.name		= "scx_run");
+
+/*
+ * Never attached: it is what makes root_drain() a program of the dispatch op.
+ */
+SCX_OPS_DEFINE(drain_ops, .dispatch = (void *)root_drain, .name = "drain");
 
 /**
  * slot_queued - count a slot's queued tasks, and wake idle CPUs if there are any

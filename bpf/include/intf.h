@@ -26,17 +26,25 @@ enum slot_consts {
 };
 
 /*
- * The route word: which slot decides, which one is being emptied, and the
- * epoch that tells successive policies apart. One aligned 64-bit store of it
- * is a swap.
+ * The route word: which slot decides, where dispatch goes, which slot is being
+ * emptied, and the epoch that tells successive policies apart. One aligned 64-bit
+ * store of it is a swap.
  */
-enum route_layout {
-	ROUTE_ACTIVE_SHIFT = 0,
-	ROUTE_RETIRED_SHIFT = 8,
-	ROUTE_EPOCH_SHIFT = 32,
-	ROUTE_SLOT_MASK = 0xff,
-	/* No slot is being emptied; no policy decides, only the root's defaults. */
+struct route {
+	/* slot whose policy decides, or ROUTE_NONE: only the root's defaults */
+	u8 active;
+	/* slot whose dispatch is called: @active, or ROUTE_DRAIN meanwhile */
+	u8 dispatch;
+	/* slot that is being emptied, or ROUTE_NONE */
+	u8 retired;
+	u8 unused;
+	u32 epoch;
+};
+
+enum route_consts {
 	ROUTE_NONE = 0xff,
+	/* Index in the root's dispatch array of what drains a retired slot. */
+	ROUTE_DRAIN = NR_SLOTS,
 };
 
 /* What the root has to know of the policy in a slot, to empty its queues. */

@@ -90,12 +90,16 @@ impl Server {
             .with_context(|| format!("creating {}", dir.display()))?;
         let socket = dir.join("control.sock");
         if UnixStream::connect(&socket).is_ok() {
-            bail!("another scx_run is running (socket {}); use `scx_run swap` to change its policy", socket.display());
+            bail!(
+                "another scx_run is running (socket {}); use `scx_run swap` to change its policy",
+                socket.display()
+            );
         }
         let left_behind = read_run_file(dir);
         // A socket that refuses connections is what a killed scx_run leaves.
         let _ = fs::remove_file(&socket);
-        let listener = UnixListener::bind(&socket).with_context(|| format!("creating {}", socket.display()))?;
+        let listener =
+            UnixListener::bind(&socket).with_context(|| format!("creating {}", socket.display()))?;
         fs::set_permissions(&socket, fs::Permissions::from_mode(0o600))
             .with_context(|| format!("protecting {}", socket.display()))?;
         let run = RunFile { pid: std::process::id(), policy: policy.into() };

@@ -43,6 +43,11 @@ impl Direct {
         self.exit_info()
     }
 
+    /// Whether the kernel has ended the policy.
+    pub fn has_ended(&self) -> Result<bool> {
+        ExitInfo::has_ended(self.policy.object(), self.policy.globals())
+    }
+
     /// Why the kernel ended the policy; `ExitInfo::ended` tells whether it did.
     pub fn exit_info(&self) -> Result<ExitInfo> {
         ExitInfo::read(self.policy.object(), self.policy.globals())

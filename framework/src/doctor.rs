@@ -62,7 +62,12 @@ fn sched_ext(state: &KernelState) -> Check {
 fn btf() -> Check {
     let path = kernel::btf_path();
     if !path.exists() {
-        return Check::new("BTF", false, "the kernel has no BTF", "boot a kernel built with CONFIG_DEBUG_INFO_BTF=y");
+        return Check::new(
+            "BTF",
+            false,
+            "the kernel has no BTF",
+            "boot a kernel built with CONFIG_DEBUG_INFO_BTF=y",
+        );
     }
     let malformed = scx_utils::compat::malformed_scx_kfuncs();
     let found = if malformed.is_empty() {
@@ -103,7 +108,12 @@ fn isolcpus(cmdline: &str) -> Check {
         Some(arg) if domain => format!("the kernel was booted with {arg} (attaching fails with EINVAL)"),
         _ => "no CPUs are isolated".into(),
     };
-    Check::new("isolcpus", !domain, found, "remove it from the kernel command line; cpusets can isolate CPUs instead")
+    Check::new(
+        "isolcpus",
+        !domain,
+        found,
+        "remove it from the kernel command line; cpusets can isolate CPUs instead",
+    )
 }
 
 fn attached(state: &KernelState) -> Check {
@@ -134,7 +144,11 @@ fn memlock() -> Check {
     let known = unsafe { libc::getrlimit(libc::RLIMIT_MEMLOCK, &mut limit) } == 0;
     // BPF memory is charged to the cgroup since 5.11; only locking our own pages counts here.
     let ok = !known || limit.rlim_max >= 8 << 20 || root().ok;
-    let found = if ok { "memory can be locked".to_owned() } else { format!("memlock limit is {} bytes", limit.rlim_max) };
+    let found = if ok {
+        "memory can be locked".to_owned()
+    } else {
+        format!("memlock limit is {} bytes", limit.rlim_max)
+    };
     Check::new("memlock", ok, found, "run: ulimit -l unlimited")
 }
 

@@ -173,7 +173,11 @@ impl Engine {
     }
 
     /// Begins a swap, or says why not. The outcome of one that was begun goes to `reply`.
-    pub fn swap(&mut self, request: &SwapRequest, reply: Option<Sender<Result<SwapReport, String>>>) -> Result<()> {
+    pub fn swap(
+        &mut self,
+        request: &SwapRequest,
+        reply: Option<Sender<Result<SwapReport, String>>>,
+    ) -> Result<()> {
         self.machine.check_idle()?;
         match request.via {
             Via::Slots => self.begin_flip(request, reply),
@@ -228,11 +232,11 @@ impl Engine {
 
     /// Why the kernel ended the scheduler, if it did.
     pub fn ended(&self) -> Result<Option<ExitInfo>> {
-        let info = match &self.scheduler {
-            Scheduler::Root(root) => root.exit_info()?,
-            Scheduler::Direct(direct) => direct.exit_info()?,
-        };
-        Ok(info.ended().then_some(info))
+        Ok(match &self.scheduler {
+            Scheduler::Root(root) if root.has_ended() => Some(root.exit_info()?),
+            Scheduler::Direct(direct) if direct.has_ended()? => Some(direct.exit_info()?),
+            _ => None,
+        })
     }
 
     /// Attaches again after the kernel has ended the scheduler: with another policy, or the same if `None`.
@@ -316,7 +320,11 @@ impl Engine {
     fn slots(&self) -> Vec<SlotStatus> {
         let root = match &self.scheduler {
             Scheduler::Direct(direct) => {
-                return vec![SlotStatus { slot: 0, role: "active".into(), policy: direct.in_force().clone() }];
+                return vec![SlotStatus {
+                    slot: 0,
+                    role: "active".into(),
+                    policy: direct.in_force().clone(),
+                }];
             }
             Scheduler::Root(root) => root,
         };
@@ -337,7 +345,11 @@ impl Engine {
 
     // --- swapping by slots ----------------------------------------------------------------------------------
 
-    fn begin_flip(&mut self, request: &SwapRequest, reply: Option<Sender<Result<SwapReport, String>>>) -> Result<()> {
+    fn begin_flip(
+        &mut self,
+        request: &SwapRequest,
+        reply: Option<Sender<Result<SwapReport, String>>>,
+    ) -> Result<()> {
         let from = self.policy().name.clone();
         if self.config.direct {
             bail!("this scx_run was started with --direct and has no slots; use --via reload");
@@ -529,8 +541,11 @@ impl Engine {
     fn lost(&mut self) -> Result<Vec<Waiting>> {
         let Scheduler::Root(root) = &self.scheduler else { return Ok(Vec::new()) };
         let Some(link) = root.census_link() else { return Ok(Vec::new()) };
-        let idle: Vec<_> = (0..NR_SLOTS).map(SlotId::new).filter(|slot| Some(*slot) != root.active()).collect();
-        census::lost(link, |task| task.dsq.is_none_or(|dsq| idle.iter().any(|slot| root.owns_dsq(*slot, dsq))))
+        let idle: Vec<_> =
+            (0..NR_SLOTS).map(SlotId::new).filter(|slot| Some(*slot) != root.active()).collect();
+        census::lost(link, |task| {
+            task.dsq.is_none_or(|dsq| idle.iter().any(|slot| root.owns_dsq(*slot, dsq)))
+        })
     }
 
     // --- swapping the old way -----------------------------------------------------------------------------------
@@ -610,7 +625,8 @@ impl Engine {
             run.sample.merge(sample);
         }
         if let Some(swapping) = &mut self.swapping {
-            let side = if swapping.flipped_at.is_some() { &mut swapping.across } else { &mut swapping.before };
+            let side =
+                if swapping.flipped_at.is_some() { &mut swapping.across } else { &mut swapping.before };
             side.merge(sample);
         }
     }

@@ -8,7 +8,7 @@ use libbpf_rs::Object;
 use scx_utils::UserExitInfo;
 
 use crate::globals::{Globals, read_section};
-use crate::intf::{user_exit_info, uei_sizes_UEI_MSG_LEN, uei_sizes_UEI_REASON_LEN};
+use crate::intf::{uei_sizes_UEI_MSG_LEN, uei_sizes_UEI_REASON_LEN, user_exit_info};
 
 /// Smallest `scx_exit_kind` that is an error.
 const SCX_EXIT_ERROR: i32 = 1024;
@@ -32,7 +32,10 @@ impl ExitInfo {
         let bytes = globals.read(object, "uei").context("reading why the scheduler ended")?;
         let mut dump = read_section(object, ".data.uei_dump").unwrap_or_default();
         dump.push(0);
-        anyhow::ensure!(bytes.len() == size_of::<user_exit_info>(), "the object's exit information has another layout");
+        anyhow::ensure!(
+            bytes.len() == size_of::<user_exit_info>(),
+            "the object's exit information has another layout"
+        );
         // SAFETY: the bytes are a user_exit_info, checked by size; it is plain data, valid for any contents.
         let mut raw: user_exit_info = unsafe { std::ptr::read_unaligned(bytes.as_ptr().cast()) };
         // BPF always terminates them; a torn read while it writes need not be.
@@ -58,6 +61,12 @@ impl ExitInfo {
             dump: dump_text.to_string_lossy().into_owned(),
             info,
         })
+    }
+
+    /// Whether an object's scheduler has ended: cheap enough to ask all the time.
+    pub(crate) fn has_ended(object: &Object, globals: &Globals) -> Result<bool> {
+        // `kind` comes first in the struct and is written last.
+        Ok(globals.read(object, "uei")?.first_chunk::<4>().is_some_and(|kind| i32::from_ne_bytes(*kind) != 0))
     }
 
     /// Whether the scheduler has ended.
@@ -110,9 +119,9 @@ impl<'a> Stall<'a> {
         let (task, rest) = message.split_once(" failed to run for ")?;
         let (comm, pid) = task.rsplit_once('[')?;
         let seconds = rest.split('s').next()?;
-        let cpu = rest.split_once("CPU").and_then(|(_, cpu)| {
-            cpu.trim_start().split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
-        });
+        let cpu = rest
+            .split_once("CPU")
+            .and_then(|(_, cpu)| cpu.trim_start().split(|c: char| !c.is_ascii_digit()).next()?.parse().ok());
         Some(Stall { comm, pid: pid.strip_suffix(']')?.parse().ok()?, seconds, cpu })
     }
 }

@@ -91,9 +91,7 @@ impl Globals {
     pub fn read_u64(&self, object: &Object, name: &str) -> Result<u64> {
         let bytes = self.read(object, name)?;
         let mut word = [0; 8];
-        word.get_mut(..bytes.len())
-            .with_context(|| format!("{name} is no integer"))?
-            .copy_from_slice(&bytes);
+        word.get_mut(..bytes.len()).with_context(|| format!("{name} is no integer"))?.copy_from_slice(&bytes);
         Ok(u64::from_ne_bytes(word))
     }
 }

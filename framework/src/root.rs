@@ -37,8 +37,17 @@ use skel::{RootSkel, RootSkelBuilder};
 pub const NR_SLOTS: usize = intf::slot_consts_NR_SLOTS as usize;
 
 /// Ops that the root always has: what every policy needs, and what costs nothing until it happens.
-const BASE_OPS: &[&str] =
-    &["select_cpu", "enqueue", "dispatch", "cpu_release", "cpu_online", "cpu_offline", "enable", "dump", "exit"];
+const BASE_OPS: &[&str] = &[
+    "select_cpu",
+    "enqueue",
+    "dispatch",
+    "cpu_release",
+    "cpu_online",
+    "cpu_offline",
+    "enable",
+    "dump",
+    "exit",
+];
 
 /// Ops that the root has only if a policy that may come into a slot has them: each costs at every context
 /// switch, wakeup or tick, whether the active policy uses it or not.
@@ -102,12 +111,14 @@ struct Route {
 }
 
 impl Route {
+    /// As `struct route` of `bpf/include/intf.h` lies in memory.
     fn word(self) -> u64 {
-        let field =
-            |slot: Option<SlotId>| slot.map_or(u64::from(intf::route_layout_ROUTE_NONE), |slot| slot.index() as u64);
-        field(self.active) << intf::route_layout_ROUTE_ACTIVE_SHIFT
-            | field(self.retired) << intf::route_layout_ROUTE_RETIRED_SHIFT
-            | u64::from(self.epoch) << intf::route_layout_ROUTE_EPOCH_SHIFT
+        let none = intf::route_consts_ROUTE_NONE as u8;
+        let field = |slot: Option<SlotId>| slot.map_or(none, |slot| slot.index() as u8);
+        let dispatch =
+            if self.retired.is_some() { intf::route_consts_ROUTE_DRAIN as u8 } else { field(self.active) };
+        let [e0, e1, e2, e3] = self.epoch.to_ne_bytes();
+        u64::from_ne_bytes([field(self.active), dispatch, field(self.retired), 0, e0, e1, e2, e3])
     }
 }
 
@@ -133,8 +144,9 @@ impl Root {
         // a reload or the process ends: a few hundred bytes are leaked for each.
         let storage: &'static mut MaybeUninit<OpenObject> = Box::leak(Box::new(MaybeUninit::uninit()));
         let builder = RootSkelBuilder::default();
-        let mut skel = scx_ops_open!(builder, storage, root_ops, None::<libbpf_rs::libbpf_sys::bpf_object_open_opts>)
-            .context("opening the root scheduler")?;
+        let mut skel =
+            scx_ops_open!(builder, storage, root_ops, None::<libbpf_rs::libbpf_sys::bpf_object_open_opts>)
+                .context("opening the root scheduler")?;
         let globals = {
             use libbpf_rs::skel::OpenSkel as _;
             Globals::of(&btf_of(skel.open_object())?)
@@ -176,7 +188,14 @@ impl Root {
             dump_task / "dump_task",
         );
 
-        let skel = scx_ops_load!(skel, root_ops, uei).map_err(|error| load_error("the root scheduler", &error))?;
+        let skel =
+            scx_ops_load!(skel, root_ops, uei).map_err(|error| load_error("the root scheduler", &error))?;
+        put_program(
+            skel.object(),
+            "dispatch",
+            intf::route_consts_ROUTE_DRAIN,
+            program_fd(&skel.progs.root_drain),
+        )?;
         let next_epoch = options.first_epoch.max(1);
         Ok(Root {
             skel,
@@ -242,11 +261,14 @@ impl Root {
             );
         }
         let slot = self.free_slot()?;
-        let maps =
-            SharedMaps { shared: self.skel.maps.policy_shared.as_fd(), tasks: self.skel.maps.policy_tasks.as_fd() };
+        let maps = SharedMaps {
+            shared: self.skel.maps.policy_shared.as_fd(),
+            tasks: self.skel.maps.policy_tasks.as_fd(),
+        };
         let loaded = policy.load_for_slot(assignments, self.next_epoch, maps)?;
         for (op, program) in loaded.ops() {
-            if let Err(error) = self.set_program(op, slot, program_fd(&program)) {
+            if let Err(error) = put_program(self.skel.object(), op, slot.index() as u32, program_fd(&program))
+            {
                 // What did get in must not answer for the slot's next policy.
                 for (op, _) in loaded.ops() {
                     let _ = self.clear_program(op, slot);
@@ -274,7 +296,8 @@ impl Root {
     /// the one before it has queued. Returns how long the store took.
     pub fn flip(&mut self, slot: SlotId) -> Result<Duration> {
         let epoch = self.policy(slot)?.in_force.epoch as u32;
-        self.route = Route { active: Some(slot), retired: self.route.active.filter(|old| *old != slot), epoch };
+        self.route =
+            Route { active: Some(slot), retired: self.route.active.filter(|old| *old != slot), epoch };
         let word = self.route.word();
         let cell = self.route_cell()?;
         let start = Instant::now();
@@ -328,6 +351,14 @@ impl Root {
         ExitInfo::read(self.skel.object(), &self.globals)
     }
 
+    /// Whether the kernel has ended the scheduler.
+    pub fn has_ended(&self) -> bool {
+        self.skel.maps.data_data.as_ref().is_some_and(|data| {
+            // SAFETY: `data` is the mapped section; BPF writes the kind behind the compiler's back.
+            unsafe { ptr::read_volatile(&raw const data.uei.kind) != 0 }
+        })
+    }
+
     /// The slot whose policy decides; `None` before the first flip.
     pub fn active(&self) -> Option<SlotId> {
         self.route.active
@@ -373,15 +404,9 @@ impl Root {
 
     fn route_cell(&self) -> Result<&AtomicU64> {
         let data = self.skel.maps.data_data.as_ref().context("the root has no .data")?;
-        // SAFETY: `route` is an aligned u64 in a mapped section that lives as long as the skeleton, and is only
-        // ever accessed atomically: by BPF with one load an op, by us through this cell.
-        Ok(unsafe { AtomicU64::from_ptr((&raw const data.route).cast_mut()) })
-    }
-
-    fn set_program(&self, op: &str, slot: SlotId, fd: u32) -> Result<()> {
-        let map = op_slots(self.skel.object(), op)?;
-        map.update(&(slot.index() as u32).to_ne_bytes(), &fd.to_ne_bytes(), MapFlags::ANY)
-            .with_context(|| format!("putting {op} into slot {}", slot.index()))
+        // SAFETY: `route` is eight aligned bytes in a mapped section that lives as long as the skeleton, and is only
+        // ever accessed atomically: by BPF a field at a time, by us through this cell.
+        Ok(unsafe { AtomicU64::from_ptr((&raw const data.route).cast_mut().cast()) })
     }
 
     fn clear_program(&self, op: &str, slot: SlotId) -> Result<()> {
@@ -403,6 +428,13 @@ impl Root {
     }
 }
 
+/// Puts a program into an op's array.
+fn put_program(root: &Object, op: &str, index: u32, fd: u32) -> Result<()> {
+    op_slots(root, op)?
+        .update(&index.to_ne_bytes(), &fd.to_ne_bytes(), MapFlags::ANY)
+        .with_context(|| format!("putting {op} into slot {index}"))
+}
+
 fn op_slots<'obj>(object: &'obj Object, op: &str) -> Result<libbpf_rs::Map<'obj>> {
     let name = format!("{op}_slots");
     object.maps().find(|map| map.name() == name.as_str()).ok_or_else(|| anyhow!("the root has no map {name}"))
@@ -414,11 +446,13 @@ mod tests {
 
     #[test]
     fn route_word_layout() {
-        assert_eq!(Route::default().word(), 0xffff);
+        let bytes = |route: Route| route.word().to_ne_bytes();
+        assert_eq!(bytes(Route::default()), [0xff, 0xff, 0xff, 0, 0, 0, 0, 0]);
         let route = Route { active: Some(SlotId::new(2)), retired: None, epoch: 7 };
-        assert_eq!(route.word(), 7 << 32 | 0xff << 8 | 2);
+        assert_eq!(bytes(route)[..4], [2, 2, 0xff, 0]);
+        assert_eq!(bytes(route)[4..], 7u32.to_ne_bytes());
         let draining = Route { retired: Some(SlotId::new(1)), ..route };
-        assert_eq!(draining.word(), 7 << 32 | 1 << 8 | 2);
+        assert_eq!(bytes(draining)[..4], [2, NR_SLOTS as u8, 1, 0]);
     }
 
     #[test]

@@ -25,7 +25,8 @@ pub fn check(policy: &str, json: bool) -> Result<ExitCode> {
     for (name, instructions) in programs {
         println!("  {name:<28}{instructions:>6} instructions");
     }
-    let slot = if info.fits_slot { "fits a slot" } else { "fits no slot (not built on policy.bpf.h): use --direct" };
+    let slot =
+        if info.fits_slot { "fits a slot" } else { "fits no slot (not built on policy.bpf.h): use --direct" };
     println!("  ops: {}; {slot}", info.ops.join(", "));
     Ok(ExitCode::SUCCESS)
 }

@@ -177,7 +177,8 @@ impl From<PerArg> for Per {
 pub fn duration(text: &str) -> Result<Duration> {
     let split = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
     let (number, unit) = text.split_at(split);
-    let number: f64 = number.parse().with_context(|| format!("{text:?} is no duration, such as 30s or 500ms"))?;
+    let number: f64 =
+        number.parse().with_context(|| format!("{text:?} is no duration, such as 30s or 500ms"))?;
     let seconds = match unit {
         "ns" => 1e-9,
         "us" => 1e-6,
@@ -192,7 +193,8 @@ pub fn duration(text: &str) -> Result<Duration> {
 
 /// Reads `NAME@TIME`.
 fn swap_to(text: &str) -> Result<(String, Duration)> {
-    let (name, time) = text.rsplit_once('@').with_context(|| format!("{text:?} is not of the form NAME@TIME"))?;
+    let (name, time) =
+        text.rsplit_once('@').with_context(|| format!("{text:?} is not of the form NAME@TIME"))?;
     Ok((name.to_owned(), duration(time)?))
 }
 

@@ -229,7 +229,9 @@ impl Session<'_> {
             eprintln!("scx_run: run it with --dump for the kernel's debug dump");
         }
         self.outcome = if info.is_error() { Outcome::EndedByKernel } else { Outcome::Done };
-        let Some(fallback) = self.args.fallback.as_deref().filter(|_| info.is_error()) else { return Ok(false) };
+        let Some(fallback) = self.args.fallback.as_deref().filter(|_| info.is_error()) else {
+            return Ok(false);
+        };
         self.engine.recover(Some(fallback)).with_context(|| format!("falling back to {fallback}"))?;
         self.out.note(&format!("fell back to policy {}", render::policy(self.engine.policy())));
         Ok(true)

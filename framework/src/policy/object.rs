@@ -61,9 +61,9 @@ pub struct LoadedPolicy {
 impl OpenPolicy {
     pub(super) fn open(bytes: &[u8], origin: &str) -> Result<Self> {
         libbpf_log::take();
-        let mut object = ObjectBuilder::default().open_memory(bytes).map_err(|error| {
-            anyhow!("it is no BPF object ({error}): {}", last_line(&libbpf_log::take()))
-        })?;
+        let mut object = ObjectBuilder::default()
+            .open_memory(bytes)
+            .map_err(|error| anyhow!("it is no BPF object ({error}): {}", last_line(&libbpf_log::take())))?;
         let globals = Globals::of(&btf_of(&object)?);
         let ops = StructOps::of(&object)?;
         let mut specs = param_specs(&mut object, &globals)?;
@@ -98,10 +98,7 @@ impl OpenPolicy {
         maps: SharedMaps<'_>,
     ) -> Result<LoadedPolicy> {
         if !self.info.fits_slot {
-            bail!(
-                "{} is not built on policy.bpf.h, so it fits no slot; run it with --direct",
-                self.origin
-            );
+            bail!("{} is not built on policy.bpf.h, so it fits no slot; run it with --direct", self.origin);
         }
         for (op, program) in self.ops.programs.clone() {
             if program.starts_with(SDK_OPS) {
@@ -122,7 +119,12 @@ impl OpenPolicy {
     /// Loads the policy to be attached by itself.
     ///
     /// `flags` are added to `sched_ext_ops.flags`; a `timeout_ms` of 0 leaves the kernel's default.
-    pub fn load_direct(mut self, assignments: &[String], flags: u64, timeout_ms: u32) -> Result<LoadedPolicy> {
+    pub fn load_direct(
+        mut self,
+        assignments: &[String],
+        flags: u64,
+        timeout_ms: u32,
+    ) -> Result<LoadedPolicy> {
         let flags = self.info.flags | flags;
         self.ops.set_number(&mut self.object, "flags", 8, flags)?;
         if timeout_ms > 0 {
@@ -157,8 +159,7 @@ impl OpenPolicy {
         libbpf_log::take();
         let origin = &self.origin;
         let object = self.object.load().map_err(|error| load_error(origin, &error))?;
-        let in_force =
-            PolicyInForce { name: self.info.name, origin: self.origin, params: values, epoch };
+        let in_force = PolicyInForce { name: self.info.name, origin: self.origin, params: values, epoch };
         Ok(LoadedPolicy { object, globals: self.globals, ops: self.ops, in_force, verify: start.elapsed() })
     }
 }
@@ -263,7 +264,11 @@ fn param_specs(object: &mut OpenObject, globals: &Globals) -> Result<Vec<ParamSp
         let bits = int.bytes * 8;
         specs.push(ParamSpec {
             name: name.clone(),
-            ctype: if int.boolean { "bool".into() } else { format!("{}{bits}", if int.signed { 's' } else { 'u' }) },
+            ctype: if int.boolean {
+                "bool".into()
+            } else {
+                format!("{}{bits}", if int.signed { 's' } else { 'u' })
+            },
             default: initial_u64(object, &global.section, global.offset, global.size)?,
             min,
             max,
@@ -281,7 +286,8 @@ fn initial_u64(object: &OpenObject, section: &str, offset: usize, size: usize) -
         .with_context(|| format!("the object has no section {section}"))?;
     let bytes = map.initial_value().context("the section has no data")?;
     let mut word = [0; 8];
-    word[..size].copy_from_slice(bytes.get(offset..offset + size).context("a parameter outside its section")?);
+    word[..size]
+        .copy_from_slice(bytes.get(offset..offset + size).context("a parameter outside its section")?);
     Ok(u64::from_ne_bytes(word))
 }
 

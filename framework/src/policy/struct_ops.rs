@@ -36,15 +36,11 @@ impl StructOps {
 
         let names: BTreeMap<u64, String> = object
             .progs()
-            .map(|prog| {
-                (prog.as_libbpf_object().as_ptr() as u64, prog.name().to_string_lossy().into_owned())
-            })
+            .map(|prog| (prog.as_libbpf_object().as_ptr() as u64, prog.name().to_string_lossy().into_owned()))
             .collect();
         let programs = offsets
             .iter()
-            .filter_map(|(op, offset)| {
-                Some((op.clone(), names.get(&word(&bytes, *offset, 8)?)?.clone()))
-            })
+            .filter_map(|(op, offset)| Some((op.clone(), names.get(&word(&bytes, *offset, 8)?)?.clone())))
             .collect();
         Ok(StructOps { map: map.name().to_string_lossy().into_owned(), offsets, programs, bytes })
     }

@@ -119,7 +119,10 @@ fn run_faulty(fault: u32, args: &[&str]) -> (Option<i32>, String, String) {
 fn a_policy_that_raises_an_error_is_ended_and_explained() {
     let (code, out, errors) = run_faulty(1, &["--dump"]);
     assert_eq!(code, Some(3), "{errors}");
-    assert!(errors.contains("policy faulty was ended by the kernel") && errors.contains("injected fault"), "{errors}");
+    assert!(
+        errors.contains("policy faulty was ended by the kernel") && errors.contains("injected fault"),
+        "{errors}"
+    );
     assert!(errors.contains("root: active slot 0"), "--dump shows the kernel's dump with our line: {errors}");
     assert!(out.contains("latency under faulty"), "the report is printed all the same");
     assert_default_scheduler();
@@ -131,7 +134,10 @@ fn a_stalled_task_is_named_with_its_wait_and_policy() {
     let (code, _, errors) = run_faulty(2, &[]);
     assert_eq!(code, Some(3), "{errors}");
     assert!(errors.contains("task victim (pid "), "{errors}");
-    assert!(errors.contains(") was ready to run for ") && errors.contains("policy faulty did not run it"), "{errors}");
+    assert!(
+        errors.contains(") was ready to run for ") && errors.contains("policy faulty did not run it"),
+        "{errors}"
+    );
     assert_default_scheduler();
 }
 
@@ -157,12 +163,14 @@ fn with_a_fallback_the_root_is_attached_again() {
 #[test]
 #[ignore = "needs sched_ext: scripts/test runs it in a VM"]
 fn a_fault_after_a_swap_falls_back_too() {
-    let running = Running::start(&["--policy", "fifo", "--fallback", "vtime", "--timeout", "2s", "--stats", "0"]);
+    let running =
+        Running::start(&["--policy", "fifo", "--fallback", "vtime", "--timeout", "2s", "--stats", "0"]);
     let mut load = Threads::new();
     for n in 0..6 {
         load.hog(&format!("hog{n}"), None);
     }
-    let faulty = SwapRequest { params: vec!["fault=1".into(), "after=1".into()], ..request(&object("faulty")) };
+    let faulty =
+        SwapRequest { params: vec!["fault=1".into(), "after=1".into()], ..request(&object("faulty")) };
     // The fault may strike before the swap is reported, or after.
     let _ = swap(&faulty);
     eventually("the fallback is in force", || active() == "vtime" && KernelState::read().enabled());

@@ -104,7 +104,11 @@ fn sleepers(names: &[String]) -> Vec<Sender<()>> {
 /// Order in which the named threads were woken and in which they ran, from a trace.
 fn orders(lines: &[String], prefix: &str) -> (Vec<String>, Vec<String>) {
     let named = |line: &String, event: &str, key: &str| {
-        line.contains(event).then(|| field(line, key)).flatten().filter(|c| c.starts_with(prefix)).map(Into::into)
+        line.contains(event)
+            .then(|| field(line, key))
+            .flatten()
+            .filter(|c| c.starts_with(prefix))
+            .map(Into::into)
     };
     (
         lines.iter().filter_map(|line| named(line, "sched_wakeup:", "comm")).collect(),

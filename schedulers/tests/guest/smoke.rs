@@ -36,7 +36,9 @@ fn a_command_runs_under_the_policy_and_its_status_is_passed_on() {
     let output = scx_run(&["--policy", "fifo", "--", "sh", "-c", names_us]);
     assert_eq!(output.status.code(), Some(7), "{}", stderr(&output));
     let report = stdout(&output);
-    for row in ["latency under fifo (slice_us=20000)", "wakeup latency", "run-queue wait", "on-CPU slice", "p99.9"] {
+    for row in
+        ["latency under fifo (slice_us=20000)", "wakeup latency", "run-queue wait", "on-CPU slice", "p99.9"]
+    {
         assert!(report.contains(row), "{row} is missing in:\n{report}");
     }
     assert_default_scheduler();
