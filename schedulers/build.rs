@@ -28,6 +28,14 @@ fn main() -> Result<()> {
             build(&format!("tests/policies/{file}"), name)?;
         }
     }
+    // The page that teaches writing a policy is tested by what it teaches.
+    let page = fs::read_to_string("../docs/writing-a-policy.md").context("reading the page on policies")?;
+    let example = page.split("```c\n").nth(1).and_then(|rest| rest.split("```").next());
+    let source = out.join("polite.bpf.c");
+    fs::write(&source, example.context("the page on policies has no example")?)?;
+    build(&source.display().to_string(), "polite")?;
+
+    println!("cargo:rerun-if-changed=../docs/writing-a-policy.md");
     println!("cargo:rerun-if-changed=.");
     println!("cargo:rerun-if-changed=../bpf/include");
     Ok(())

@@ -82,6 +82,8 @@ impl Scheduler {
 struct Swapping {
     report: SwapReport,
     flipped_at: Option<Instant>,
+    /// Nobody runs in the old policy any more.
+    quiet: bool,
     drained_before: u64,
     enable_seq: Option<u64>,
     before: Sample,
@@ -365,6 +367,7 @@ impl Engine {
         self.swapping = Some(Swapping {
             report: blank_report(from, to, request, verify_ms),
             flipped_at: None,
+            quiet: false,
             drained_before,
             enable_seq: KernelState::read().enable_seq,
             before: Sample::default(),
@@ -386,8 +389,7 @@ impl Engine {
         if !built_in || held.origin != request.policy {
             return Ok(None);
         }
-        let policy = Image::find(self.config.catalogue, &request.policy)?.open()?;
-        let wanted = params::resolve(&held.name, &policy.info().params, &request.params)?;
+        let wanted = params::resolve(&held.name, self.root()?.params(slot), &request.params)?;
         Ok(if wanted == held.params { self.machine.take_held() } else { None })
     }
 
@@ -425,6 +427,7 @@ impl Engine {
         if let Some(swapping) = &mut self.swapping {
             swapping.report.flip_ns = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
             swapping.flipped_at = Some(flipped_at);
+            swapping.quiet = false;
         }
         self.open_run()?;
         let now = self.now();
@@ -435,7 +438,12 @@ impl Engine {
     /// Looks whether the retired slot is empty. It can only shrink once an RCU grace period has shown that
     /// nobody runs in the old policy any more.
     fn drain(&mut self, slot: SlotId) -> Result<bool> {
-        grace::wait()?;
+        if !self.swapping.as_ref().is_some_and(|swapping| swapping.quiet) {
+            grace::wait()?;
+        }
+        if let Some(swapping) = &mut self.swapping {
+            swapping.quiet = true;
+        }
         let root = self.root()?;
         if root.queued(slot)? > 0 {
             return Ok(false);

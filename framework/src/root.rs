@@ -17,7 +17,9 @@ use crate::globals::{Globals, btf_of};
 use crate::grace;
 use crate::intf;
 use crate::libbpf_log;
-use crate::policy::{DUMP_LEN, LoadedPolicy, OpenPolicy, PolicyInForce, SharedMaps, load_error, program_fd};
+use crate::policy::{
+    DUMP_LEN, LoadedPolicy, OpenPolicy, ParamSpec, PolicyInForce, SharedMaps, load_error, program_fd,
+};
 use crate::swap::SlotId;
 
 #[allow(
@@ -372,6 +374,11 @@ impl Root {
     /// The policy in a slot.
     pub fn in_slot(&self, slot: SlotId) -> Option<&PolicyInForce> {
         self.slots[slot.index()].as_ref().map(|policy| &policy.in_force)
+    }
+
+    /// The parameters that the policy in a slot declares.
+    pub fn params(&self, slot: SlotId) -> &[ParamSpec] {
+        self.slots[slot.index()].as_ref().map_or(&[], |policy| &policy.params)
     }
 
     /// How long the kernel took to verify the policy in a slot.

@@ -54,6 +54,8 @@ pub struct LoadedPolicy {
     ops: StructOps,
     /// What is in force.
     pub in_force: PolicyInForce,
+    /// Its parameters, as declared.
+    pub params: Vec<ParamSpec>,
     /// How long opening and loading (which is verifying) took.
     pub verify: Duration,
 }
@@ -160,7 +162,14 @@ impl OpenPolicy {
         let origin = &self.origin;
         let object = self.object.load().map_err(|error| load_error(origin, &error))?;
         let in_force = PolicyInForce { name: self.info.name, origin: self.origin, params: values, epoch };
-        Ok(LoadedPolicy { object, globals: self.globals, ops: self.ops, in_force, verify: start.elapsed() })
+        Ok(LoadedPolicy {
+            object,
+            globals: self.globals,
+            ops: self.ops,
+            in_force,
+            params: self.info.params,
+            verify: start.elapsed(),
+        })
     }
 }
 

@@ -194,6 +194,18 @@ fn fifo_percpu_steals_for_idle_cpus_and_only_then() {
 
 #[test]
 #[ignore = "needs sched_ext: scripts/test runs it in a VM"]
+fn the_example_of_the_docs_does_what_it_says() {
+    let polite = object("polite");
+    let _running = Running::start(&["--policy", &polite, "--param", "share=8", "--stats", "0"]);
+    // Of eight picks one is the polite thread's.
+    let shares = shares(Duration::from_secs(4), [|| nice(0), || nice(5)]);
+    println!("busy and polite: {shares:?}");
+    assert!(shares[0] > 3 * shares[1], "the other one comes first: {shares:?}");
+    assert!(shares[1] > 0, "and the polite one does not starve: {shares:?}");
+}
+
+#[test]
+#[ignore = "needs sched_ext: scripts/test runs it in a VM"]
 fn every_policy_survives_stress_and_hotplug() {
     for policy in ["fifo", "fifo_percpu", "vtime"] {
         let running = Running::start(&["--policy", policy, "--stats", "0", "--timeout", "10s", "--dump"]);

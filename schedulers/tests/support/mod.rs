@@ -25,6 +25,7 @@ const OBJECTS: &[(&str, &[u8])] = &[
     ("faulty", include_bytes!(concat!(env!("OUT_DIR"), "/faulty.bpf.o"))),
     ("unverifiable", include_bytes!(concat!(env!("OUT_DIR"), "/unverifiable.bpf.o"))),
     ("opless", include_bytes!(concat!(env!("OUT_DIR"), "/opless.bpf.o"))),
+    ("polite", include_bytes!(concat!(env!("OUT_DIR"), "/polite.bpf.o"))),
     ("ticker", include_bytes!(concat!(env!("OUT_DIR"), "/ticker.bpf.o"))),
 ];
 
