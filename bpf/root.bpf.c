@@ -49,12 +49,12 @@ struct {
 	__type(value, struct policy_task);
 } policy_tasks SEC(".maps");
 
-#define OP_SLOTS(op)                                                                               \
-	struct {                                                                                   \
-		__uint(type, BPF_MAP_TYPE_PROG_ARRAY);                                             \
-		__uint(max_entries, NR_SLOTS + 1);                                                 \
-		__type(key, u32);                                                                  \
-		__type(value, u32);                                                                \
+#define OP_SLOTS(op)                                   \
+	struct {                                       \
+		__uint(type, BPF_MAP_TYPE_PROG_ARRAY); \
+		__uint(max_entries, NR_SLOTS + 1);     \
+		__type(key, u32);                      \
+		__type(value, u32);                    \
 	} op##_slots SEC(".maps")
 
 OP_SLOTS(select_cpu);
@@ -105,28 +105,28 @@ static __always_inline u8 active_slot(void)
  * indirect one, retpolines or not. The differing asm keeps the compiler from
  * merging the calls into one with a variable index.
  */
-#define to_slot(op, slot)                                                                          \
-	do {                                                                                       \
-		asm volatile("# slot " #slot);                                                     \
-		bpf_tail_call(ctx, &op##_slots, slot);                                             \
-		asm volatile("# no slot " #slot);                                                  \
+#define to_slot(op, slot)                              \
+	do {                                           \
+		asm volatile("# slot " #slot);         \
+		bpf_tail_call(ctx, &op##_slots, slot); \
+		asm volatile("# no slot " #slot);      \
 	} while (0)
 
 /* Does not return when slot @slot holds a policy that implements the op. */
-#define to_any_slot(op, slot)                                                                      \
-	do {                                                                                       \
-		u8 __slot = (slot);                                                                \
-		_Static_assert(NR_SLOTS == 4, "a line for each slot");                             \
-		if (likely(__slot == 0))                                                           \
-			to_slot(op, 0);                                                            \
-		else if (__slot == 1)                                                              \
-			to_slot(op, 1);                                                            \
-		else if (__slot == 2)                                                              \
-			to_slot(op, 2);                                                            \
-		else if (__slot == 3)                                                              \
-			to_slot(op, 3);                                                            \
-		else if (__slot == ROUTE_DRAIN)                                                    \
-			to_slot(op, 4);                                                            \
+#define to_any_slot(op, slot)                                          \
+	do {                                                           \
+		u8 __slot = (slot);                                    \
+		_Static_assert(NR_SLOTS == 4, "a line for each slot"); \
+		if (likely(__slot == 0))                               \
+			to_slot(op, 0);                                \
+		else if (__slot == 1)                                  \
+			to_slot(op, 1);                                \
+		else if (__slot == 2)                                  \
+			to_slot(op, 2);                                \
+		else if (__slot == 3)                                  \
+			to_slot(op, 3);                                \
+		else if (__slot == ROUTE_DRAIN)                        \
+			to_slot(op, 4);                                \
 	} while (0)
 
 #define to_policy(op) to_any_slot(op, active_slot())
@@ -152,8 +152,7 @@ static __always_inline bool drain_one(s32 cpu, u32 slot)
 		return false;
 	first = nr > DRAIN_SCAN ? s->cursor : cpu;
 
-	bpf_for(i, 0, DRAIN_SCAN)
-	{
+	bpf_for (i, 0, DRAIN_SCAN) {
 		if (i >= nr)
 			break;
 		/*
@@ -372,7 +371,7 @@ ROOT_OP(root_exit_task)
  */
 void BPF_STRUCT_OPS(root_enable, struct task_struct *p)
 {
-	struct policy_shared *shared = bpf_map_lookup_elem(&policy_shared, &(u32){ 0 });
+	struct policy_shared *shared = bpf_map_lookup_elem(&policy_shared, &(u32){0});
 
 	if (shared)
 		scx_bpf_task_set_dsq_vtime(p, shared->vtime_now);
@@ -427,6 +426,7 @@ void BPF_STRUCT_OPS(root_exit, struct scx_exit_info *ei)
 	UEI_RECORD(uei, ei);
 }
 
+/* clang-format off */
 SCX_OPS_DEFINE(root_ops,
 	.select_cpu	= (void *)root_select_cpu,
 	.enqueue	= (void *)root_enqueue,
@@ -453,6 +453,7 @@ SCX_OPS_DEFINE(root_ops,
 	.dump_task	= (void *)root_dump_task,
 	.exit		= (void *)root_exit,
 	.name		= "scx_run");
+/* clang-format on */
 
 /*
  * Never attached: it is what makes root_drain() a program of the dispatch op.
@@ -471,15 +472,14 @@ int slot_queued(struct slot_args *args)
 	struct slot_desc *s = &slots[args->slot & (NR_SLOTS - 1)];
 	u32 i, nr = 0;
 
-	bpf_for(i, 0, s->nr_dsqs)
-	{
+	bpf_for (i, 0, s->nr_dsqs) {
 		s32 queued = scx_bpf_dsq_nr_queued(s->dsq_base + i);
 
 		if (queued > 0)
 			nr += queued;
 	}
 	if (nr) {
-		bpf_for(i, 0, scx_bpf_nr_cpu_ids())
+		bpf_for (i, 0, scx_bpf_nr_cpu_ids())
 			scx_bpf_kick_cpu(i, SCX_KICK_IDLE);
 	}
 	args->nr_queued = nr;
@@ -499,8 +499,7 @@ int slot_destroy(struct slot_args *args)
 	struct slot_desc *s = &slots[args->slot & (NR_SLOTS - 1)];
 	u32 i, nr = 0;
 
-	bpf_for(i, 0, s->nr_dsqs)
-	{
+	bpf_for (i, 0, s->nr_dsqs) {
 		s32 queued = scx_bpf_dsq_nr_queued(s->dsq_base + i);
 
 		if (queued > 0)

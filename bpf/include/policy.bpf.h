@@ -68,9 +68,9 @@ struct {
  * The framework finds it by its BTF and refuses values out of range, so the
  * policy may rely on the range.
  */
-#define PARAM_U64(name, dfl, lo, hi, unit, desc)                                                   \
-	const volatile u64 name __attribute__((                                                    \
-		btf_decl_tag("param:" #lo ":" #hi ":" unit ":" desc))) = (dfl)
+#define PARAM_U64(name, dfl, lo, hi, unit, desc) \
+	const volatile u64 name                  \
+		__attribute__((btf_decl_tag("param:" #lo ":" #hi ":" unit ":" desc))) = (dfl)
 
 /* --- Queues --------------------------------------------------------------- */
 
@@ -158,8 +158,7 @@ static __always_inline bool policy_first_vtime(u32 n, s32 cpu, u64 *vtime)
 	struct task_struct *p;
 	u32 seen = 0;
 
-	bpf_for_each(scx_dsq, p, POLICY_DSQ(n), 0)
-	{
+	bpf_for_each (scx_dsq, p, POLICY_DSQ(n), 0) {
 		if (bpf_cpumask_test_cpu(cpu, p->cpus_ptr)) {
 			*vtime = p->scx.dsq_vtime;
 			return true;
@@ -290,13 +289,13 @@ static __always_inline bool policy_enqueue_first(struct task_struct *p, u64 enq_
  * cannot migrate at present is handled by the kernel and never gets here. Every
  * path must queue the task: policy_queue() or policy_queue_vtime().
  */
-#define POLICY_ENQUEUE(name, p, enq_flags)                                                         \
-	static __always_inline void name##__body(struct task_struct *p, u64 enq_flags);            \
-	void BPF_STRUCT_OPS(name, struct task_struct *__p, u64 __flags)                            \
-	{                                                                                          \
-		if (!policy_enqueue_first(__p, __flags))                                         \
-			name##__body(__p, __flags);                                                \
-	}                                                                                          \
+#define POLICY_ENQUEUE(name, p, enq_flags)                                              \
+	static __always_inline void name##__body(struct task_struct *p, u64 enq_flags); \
+	void BPF_STRUCT_OPS(name, struct task_struct *__p, u64 __flags)                 \
+	{                                                                               \
+		if (!policy_enqueue_first(__p, __flags))                                \
+			name##__body(__p, __flags);                                     \
+	}                                                                               \
 	static __always_inline void name##__body(struct task_struct *p, u64 enq_flags)
 
 /* CPUs that went offline under this policy; hotplug is serialized by the kernel. */
@@ -317,8 +316,7 @@ static __always_inline bool policy_pick_orphan(void)
 
 	if (likely(!policy_nr_off))
 		return false;
-	bpf_for(i, 0, policy_nr_dsqs)
-	{
+	bpf_for (i, 0, policy_nr_dsqs) {
 		if (i < NR_CPUS && policy_cpu_is_off[i & (NR_CPUS - 1)] && policy_pick(i))
 			return true;
 	}
@@ -330,13 +328,13 @@ static __always_inline bool policy_pick_orphan(void)
  *
  * @prev ran until now; it is NULL if there was none. Use policy_pick().
  */
-#define POLICY_DISPATCH(name, cpu, prev)                                                           \
-	static __always_inline void name##__body(s32 cpu, struct task_struct *prev);               \
-	void BPF_STRUCT_OPS(name, s32 __cpu, struct task_struct *__prev)                           \
-	{                                                                                          \
-		if (!policy_pick_orphan())                                                         \
-			name##__body(__cpu, __prev);                                               \
-	}                                                                                          \
+#define POLICY_DISPATCH(name, cpu, prev)                                             \
+	static __always_inline void name##__body(s32 cpu, struct task_struct *prev); \
+	void BPF_STRUCT_OPS(name, s32 __cpu, struct task_struct *__prev)             \
+	{                                                                            \
+		if (!policy_pick_orphan())                                           \
+			name##__body(__cpu, __prev);                                 \
+	}                                                                            \
 	static __always_inline void name##__body(s32 cpu, struct task_struct *prev)
 
 /**
@@ -371,7 +369,7 @@ void BPF_STRUCT_OPS(policy_ops_exit, struct scx_exit_info *ei)
 
 void BPF_STRUCT_OPS(policy_ops_enable, struct task_struct *p)
 {
-	struct policy_shared *shared = bpf_map_lookup_elem(&policy_shared, &(u32){ 0 });
+	struct policy_shared *shared = bpf_map_lookup_elem(&policy_shared, &(u32){0});
 
 	if (shared)
 		scx_bpf_task_set_dsq_vtime(p, shared->vtime_now);
@@ -409,13 +407,13 @@ void BPF_STRUCT_OPS(policy_cpu_offline, s32 cpu)
 		policy_nr_off++;
 	}
 	/* Somebody has to come and fetch what waits there. */
-	bpf_for(i, 0, policy_nr_cpus)
+	bpf_for (i, 0, policy_nr_cpus)
 		scx_bpf_kick_cpu(i, SCX_KICK_IDLE);
 }
 
 /* In a slot the root has these ops; the framework leaves the policy's out. */
-#define POLICY_OPS_OF_ROOT                                                                         \
-	.init = (void *)policy_ops_init, .exit = (void *)policy_ops_exit,                          \
+#define POLICY_OPS_OF_ROOT                                                \
+	.init = (void *)policy_ops_init, .exit = (void *)policy_ops_exit, \
 	.enable = (void *)policy_ops_enable, .cpu_release = (void *)policy_ops_cpu_release
 
 /**
@@ -424,18 +422,17 @@ void BPF_STRUCT_OPS(policy_cpu_offline, s32 cpu)
  * @__desc: one line for `scx_run list`
  * @...: its ops, as in SCX_OPS_DEFINE()
  */
-#define POLICY_DEFINE(__name, __desc, ...)                                                         \
-	_Pragma("clang diagnostic push")                                                           \
-	_Pragma("clang diagnostic ignored \"-Winitializer-overrides\"")                            \
-	SEC(".struct_ops.link")                                                                    \
-	__attribute__((btf_decl_tag("policy:" __desc))) struct sched_ext_ops __name##_ops = {      \
-		.select_cpu = (void *)policy_select_cpu,                                           \
-		.cpu_online = (void *)policy_cpu_online,                                           \
-		.cpu_offline = (void *)policy_cpu_offline,                                         \
-		POLICY_OPS_OF_ROOT,                                                                \
-		.name = #__name,                                                                   \
-		__VA_ARGS__                                                                        \
-	};                                                                                         \
+#define POLICY_DEFINE(__name, __desc, ...)                                                \
+	_Pragma("clang diagnostic push")                                                  \
+		_Pragma("clang diagnostic ignored \"-Winitializer-overrides\"")           \
+			SEC(".struct_ops.link") __attribute__((btf_decl_tag(              \
+				"policy:" __desc))) struct sched_ext_ops __name##_ops = { \
+				.select_cpu = (void *)policy_select_cpu,                  \
+				.cpu_online = (void *)policy_cpu_online,                  \
+				.cpu_offline = (void *)policy_cpu_offline,                \
+				POLICY_OPS_OF_ROOT,                                       \
+				.name = #__name,                                          \
+				__VA_ARGS__};                                             \
 	_Pragma("clang diagnostic pop")
 
 #endif /* __POLICY_BPF_H */

@@ -36,6 +36,5 @@ POLICY_INIT()
 	return policy_create_dsq(QUEUE, -1);
 }
 
-POLICY_DEFINE(fifo, "one shared queue, served in order of arrival",
-	      .enqueue = (void *)fifo_enqueue,
+POLICY_DEFINE(fifo, "one shared queue, served in order of arrival", .enqueue = (void *)fifo_enqueue,
 	      .dispatch = (void *)fifo_dispatch)

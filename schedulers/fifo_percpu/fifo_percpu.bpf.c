@@ -39,8 +39,7 @@ POLICY_DISPATCH(fifo_percpu_dispatch, cpu, prev)
 	if (!steal || (prev && (prev->scx.flags & SCX_TASK_QUEUED)))
 		return;
 
-	bpf_for(i, 1, policy_nr_cpus)
-	{
+	bpf_for (i, 1, policy_nr_cpus) {
 		if (policy_pick((cpu + i) % policy_nr_cpus))
 			return;
 	}
@@ -50,8 +49,7 @@ POLICY_INIT()
 {
 	s32 ret, i;
 
-	bpf_for(i, 0, policy_nr_cpus)
-	{
+	bpf_for (i, 0, policy_nr_cpus) {
 		ret = policy_create_dsq(i, __COMPAT_scx_bpf_cpu_node(i));
 		if (ret)
 			return ret;
@@ -60,5 +58,4 @@ POLICY_INIT()
 }
 
 POLICY_DEFINE(fifo_percpu, "a queue a CPU in order of arrival, idle CPUs steal",
-	      .enqueue = (void *)fifo_percpu_enqueue,
-	      .dispatch = (void *)fifo_percpu_dispatch)
+	      .enqueue = (void *)fifo_percpu_enqueue, .dispatch = (void *)fifo_percpu_dispatch)

@@ -38,7 +38,7 @@ static __always_inline u64 vtime_of(struct task_struct *p)
 
 POLICY_ENQUEUE(vtime_enqueue, p, enq_flags)
 {
-	struct policy_shared *shared = bpf_map_lookup_elem(&policy_shared, &(u32){ 0 });
+	struct policy_shared *shared = bpf_map_lookup_elem(&policy_shared, &(u32){0});
 	u64 slice_ns = slice_us * 1000, vtime = vtime_of(p);
 
 	/* Only a sleeper is moved up: who has been waiting is owed its whole lag. */
@@ -53,7 +53,7 @@ POLICY_ENQUEUE(vtime_enqueue, p, enq_flags)
 
 POLICY_DISPATCH(vtime_dispatch, cpu, prev)
 {
-	struct policy_shared *shared = bpf_map_lookup_elem(&policy_shared, &(u32){ 0 });
+	struct policy_shared *shared = bpf_map_lookup_elem(&policy_shared, &(u32){0});
 	u64 vtime, next;
 
 	/*
@@ -82,5 +82,4 @@ POLICY_INIT()
 }
 
 POLICY_DEFINE(vtime, "weighted fair shares by virtual run time; honours nice and cgroup weight",
-	      .enqueue = (void *)vtime_enqueue,
-	      .dispatch = (void *)vtime_dispatch)
+	      .enqueue = (void *)vtime_enqueue, .dispatch = (void *)vtime_dispatch)

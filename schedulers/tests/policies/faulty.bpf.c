@@ -45,8 +45,7 @@ POLICY_DISPATCH(faulty_dispatch, cpu, prev)
 		 * A task that cannot run here is dispatched over and over: the
 		 * kernel sees progress and asks again.
 		 */
-		bpf_for(i, 0, 1 << 20)
-		{
+		bpf_for (i, 0, 1 << 20) {
 			p = bpf_task_from_pid(2);
 			if (p) {
 				scx_bpf_dsq_insert(p, SCX_DSQ_LOCAL, 1, 0);
@@ -64,6 +63,5 @@ POLICY_INIT()
 	return policy_create_dsq(QUEUE, -1) ?: policy_create_dsq(LIMBO, -1);
 }
 
-POLICY_DEFINE(faulty, "fifo with a fault to order",
-	      .enqueue = (void *)faulty_enqueue,
+POLICY_DEFINE(faulty, "fifo with a fault to order", .enqueue = (void *)faulty_enqueue,
 	      .dispatch = (void *)faulty_dispatch)

@@ -26,7 +26,5 @@ POLICY_INIT()
 	return policy_create_dsq(QUEUE, -1);
 }
 
-POLICY_DEFINE(ticker, "fifo with a tick op",
-	      .enqueue = (void *)ticker_enqueue,
-	      .dispatch = (void *)ticker_dispatch,
-	      .tick = (void *)ticker_tick)
+POLICY_DEFINE(ticker, "fifo with a tick op", .enqueue = (void *)ticker_enqueue,
+	      .dispatch = (void *)ticker_dispatch, .tick = (void *)ticker_tick)

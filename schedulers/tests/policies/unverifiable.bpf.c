@@ -25,6 +25,5 @@ POLICY_INIT()
 	return policy_create_dsq(QUEUE, -1);
 }
 
-POLICY_DEFINE(unverifiable, "refused by the verifier",
-	      .enqueue = (void *)unverifiable_enqueue,
+POLICY_DEFINE(unverifiable, "refused by the verifier", .enqueue = (void *)unverifiable_enqueue,
 	      .dispatch = (void *)unverifiable_dispatch)
