@@ -265,18 +265,21 @@ s32 BPF_STRUCT_OPS(policy_select_cpu, struct task_struct *p, s32 prev_cpu, u64 w
 }
 
 /**
- * policy_enqueue_first - what runs before any policy when it wakes
+ * policy_enqueue_first - what runs before any policy
  *
- * Kernel threads (ksoftirqd, kswapd, kworkers ...) do work that others wait for,
- * and the agent answers for the policy itself; behind user tasks they could stall
- * the machine. One that has used up a slice is a CPU hog like any other and takes
- * its turn. Return: true if @p was such a task and is queued.
+ * Kernel threads that wake up (ksoftirqd, kswapd, kworkers ...) do work that others
+ * wait for; behind user tasks they could stall the machine. One that has used up a
+ * slice is a CPU hog like any other and takes its turn. The agent comes first
+ * always: the policy that would keep it waiting may be the one it is about to
+ * replace. Return: true if @p was such a task and is queued.
  */
 static __always_inline bool policy_enqueue_first(struct task_struct *p, u64 enq_flags)
 {
-	if (likely(!(p->flags & PF_KTHREAD) && p->tgid != policy_agent_tgid))
+	bool kthread = p->flags & PF_KTHREAD;
+
+	if (likely(!kthread && p->tgid != policy_agent_tgid))
 		return false;
-	if (!(enq_flags & SCX_ENQ_WAKEUP))
+	if (kthread && !(enq_flags & SCX_ENQ_WAKEUP))
 		return false;
 	scx_bpf_dsq_insert(p, SCX_DSQ_LOCAL, SCX_SLICE_DFL, enq_flags);
 	return true;
