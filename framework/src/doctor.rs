@@ -40,7 +40,16 @@ pub fn examine() -> Vec<Check> {
 
 /// The first failed check as one line: what is wrong and what to do.
 pub fn first_trouble() -> Option<String> {
-    let bad = examine().into_iter().find(|check| !check.ok)?;
+    trouble(examine())
+}
+
+/// The same for loading a policy without attaching it: another scheduler may be attached.
+pub fn first_trouble_for_loading() -> Option<String> {
+    trouble(examine().into_iter().filter(|check| check.name != "scheduler").collect())
+}
+
+fn trouble(checks: Vec<Check>) -> Option<String> {
+    let bad = checks.into_iter().find(|check| !check.ok)?;
     Some(format!("{}; {}", bad.found, bad.cure.unwrap_or_default()))
 }
 

@@ -196,8 +196,9 @@ impl Engine {
     /// Nothing is due once the kernel has ended the scheduler: see [`Engine::ended`].
     pub fn poll(&mut self) -> Result<Option<Duration>> {
         match self.do_what_is_due() {
-            // What failed may have failed because the scheduler went away under it.
-            Err(_) if self.ended()?.is_some() => Ok(None),
+            // What failed may have failed because the scheduler went away under it. The kernel says why only
+            // when it is through with ending it: `ended` will know soon.
+            Err(_) if self.ended()?.is_some() || !KernelState::read().enabled() => Ok(None),
             outcome => outcome,
         }
     }

@@ -3,7 +3,7 @@
 
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use framework::policy::Image;
 
 use crate::CATALOGUE;
@@ -11,6 +11,9 @@ use crate::CATALOGUE;
 pub fn check(policy: &str, json: bool) -> Result<ExitCode> {
     let open = Image::find(CATALOGUE, policy)?.open()?;
     let info = open.info().clone();
+    if let Some(trouble) = framework::doctor::first_trouble_for_loading() {
+        bail!(trouble);
+    }
     let loaded = open.load_direct(&[], 0, 0)?;
     let programs = loaded.program_sizes();
     let verify_ms = loaded.verify.as_secs_f64() * 1e3;
