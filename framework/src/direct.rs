@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! A policy attached by itself: the way to measure what the root costs, and to run what fits no slot.
 
-use std::time::Duration;
-
 use anyhow::{Context, Result};
 use libbpf_rs::{Link, MapCore as _};
 use scx_utils::compat;
@@ -56,10 +54,5 @@ impl Direct {
     /// What is in force.
     pub fn in_force(&self) -> &PolicyInForce {
         &self.policy.in_force
-    }
-
-    /// How long the kernel took to verify the policy.
-    pub fn verify_time(&self) -> Duration {
-        self.policy.verify
     }
 }

@@ -229,11 +229,6 @@ impl Root {
         self.exit_info()
     }
 
-    /// What was fixed at attach.
-    pub fn options(&self) -> &RootOptions {
-        &self.options
-    }
-
     /// Epoch that the next policy will get.
     pub fn next_epoch(&self) -> u64 {
         self.next_epoch

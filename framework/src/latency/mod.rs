@@ -142,13 +142,6 @@ impl LatencyMeter {
         }
     }
 
-    /// The `n` entries with the longest waits in the current window; none without a breakdown.
-    pub fn worst(&mut self, n: usize) -> Result<Vec<PerEntry>> {
-        let mut entries = self.read_per(self.window)?;
-        entries.truncate(n);
-        Ok(entries)
-    }
-
     /// Tells the probes which window they measure.
     fn publish_window(&mut self) {
         if let Some(bss) = self.skel.maps.bss_data.as_deref_mut() {
