@@ -4,7 +4,6 @@
 #![allow(dead_code, reason = "each test binary uses a part")]
 
 use std::fs;
-use std::io::Read as _;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::Arc;
@@ -59,6 +58,11 @@ pub fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
+/// Where the background scx_run's output goes.
+fn output(stream: &str) -> PathBuf {
+    std::env::temp_dir().join(format!("scx_run.{stream}"))
+}
+
 /// A scx_run in the background. Ends it when dropped.
 pub struct Running(Child);
 
@@ -67,15 +71,15 @@ impl Running {
     pub fn start(args: &[&str]) -> Self {
         let child = Command::new("scx_run")
             .args(args)
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
+            // Files, not pipes: nobody reads until the end, and scx_run would block on a full pipe.
+            .stdout(fs::File::create(output("out")).unwrap())
+            .stderr(fs::File::create(output("err")).unwrap())
             .spawn()
             .expect("scx_run is in PATH");
         let mut running = Running(child);
         eventually("scx_run answers", || {
             if let Some(status) = running.0.try_wait().unwrap() {
-                let mut text = String::new();
-                running.0.stderr.take().unwrap().read_to_string(&mut text).unwrap();
+                let text = fs::read_to_string(output("err")).unwrap();
                 panic!("scx_run {args:?} ended with {status}: {text}");
             }
             matches!(control::call(&control::dir(), &Request::Status), Ok(Some(_)))
@@ -94,14 +98,9 @@ impl Running {
 
     /// Waits for its end: status, stdout, stderr.
     pub fn wait(mut self) -> (ExitStatus, String, String) {
-        let read = |stream: &mut dyn std::io::Read| {
-            let mut text = String::new();
-            stream.read_to_string(&mut text).unwrap();
-            text
-        };
-        let out = read(self.0.stdout.as_mut().unwrap());
-        let err = read(self.0.stderr.as_mut().unwrap());
-        (self.0.wait().unwrap(), out, err)
+        let status = self.0.wait().unwrap();
+        let read = |stream| fs::read_to_string(output(stream)).unwrap();
+        (status, read("out"), read("err"))
     }
 
     /// Ends it in order.
