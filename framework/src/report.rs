@@ -16,7 +16,7 @@ pub struct SwapReport {
     pub to: String,
     /// How.
     pub via: Via,
-    /// Opening, loading and verifying the new policy, ms. The old one was running meanwhile.
+    /// Loading and verifying the new policy, ms; 0 if it was still loaded. The old one was running meanwhile.
     pub verify_ms: f64,
     /// The flip itself, ns: one store for slots; detach and attach for reload.
     pub flip_ns: u64,

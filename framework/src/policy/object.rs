@@ -56,7 +56,7 @@ pub struct LoadedPolicy {
     pub in_force: PolicyInForce,
     /// Its parameters, as declared.
     pub params: Vec<ParamSpec>,
-    /// How long opening and loading (which is verifying) took.
+    /// How long loading took, most of which is verifying.
     pub verify: Duration,
 }
 
