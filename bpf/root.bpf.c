@@ -11,6 +11,7 @@
  */
 #include <scx/common.bpf.h>
 #include "intf.h"
+#include "shared_maps.bpf.h"
 
 char _license[] SEC("license") = "GPL";
 
@@ -34,20 +35,6 @@ volatile u64 nr_drained;
 
 /* DSQs one dispatch call looks at while it drains. */
 #define DRAIN_SCAN 64
-
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, 1);
-	__type(key, u32);
-	__type(value, struct policy_shared);
-} policy_shared SEC(".maps");
-
-struct {
-	__uint(type, BPF_MAP_TYPE_TASK_STORAGE);
-	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__type(key, int);
-	__type(value, struct policy_task);
-} policy_tasks SEC(".maps");
 
 #define OP_SLOTS(op)                                   \
 	struct {                                       \

@@ -17,6 +17,7 @@
 
 #include <scx/common.bpf.h>
 #include "intf.h"
+#include "shared_maps.bpf.h"
 
 char _license[] SEC("license") = "GPL";
 
@@ -37,22 +38,6 @@ const volatile s32 policy_agent_tgid = -1;
 
 /* DSQs that policy_create_dsq() made. */
 u32 policy_nr_dsqs;
-
-/* --- State that outlives the policy: the root's maps, shared ------------ */
-
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, 1);
-	__type(key, u32);
-	__type(value, struct policy_shared);
-} policy_shared SEC(".maps");
-
-struct {
-	__uint(type, BPF_MAP_TYPE_TASK_STORAGE);
-	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__type(key, int);
-	__type(value, struct policy_task);
-} policy_tasks SEC(".maps");
 
 /* --- Parameters ---------------------------------------------------------- */
 

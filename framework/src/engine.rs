@@ -14,15 +14,15 @@ use crossbeam::channel::Sender;
 
 use crate::census::{self, Waiting};
 use crate::control::SwapRequest;
-use crate::direct::Direct;
 use crate::doctor;
 use crate::exit::ExitInfo;
 use crate::grace;
 use crate::kernel::KernelState;
 use crate::latency::{LatencyMeter, Per, Sample};
-use crate::policy::{Catalogue, Image, OpenPolicy, PolicyInForce, params};
+use crate::policy::{Catalogue, Image, PolicyInForce, params};
 use crate::report::{KEEP_SWAPS, SlotStatus, Status, SwapReport};
-use crate::root::{NR_SLOTS, Root, RootOptions, ops_for};
+use crate::root::{NR_SLOTS, Root};
+use crate::scheduler::Scheduler;
 use crate::swap::{Machine, Plan, SlotId, Step, Via};
 
 /// What is fixed for the life of an engine.
@@ -60,24 +60,6 @@ pub enum Event {
     GoingBack(String),
 }
 
-/// Who is attached.
-enum Scheduler {
-    Root(Box<Root>),
-    Direct(Box<Direct>),
-}
-
-impl Scheduler {
-    /// The policy that decides.
-    fn in_force(&self) -> Result<PolicyInForce> {
-        match self {
-            Scheduler::Direct(direct) => Some(direct.in_force()),
-            Scheduler::Root(root) => root.active().and_then(|slot| root.in_slot(slot)),
-        }
-        .cloned()
-        .context("no policy is in force")
-    }
-}
-
 /// A swap that has been begun and not reported.
 struct Swapping {
     report: SwapReport,
@@ -113,7 +95,7 @@ impl Prepared {
     pub fn attach(self) -> Result<Engine> {
         let Prepared { config, mut scheduler, .. } = self;
         let meter = config.measure.then(|| LatencyMeter::start(config.per)).transpose()?;
-        activate(&mut scheduler)?;
+        scheduler.activate()?;
         let in_force = scheduler.in_force()?;
         let now = Instant::now();
         let mut engine = Engine {
@@ -165,7 +147,7 @@ impl Engine {
             bail!(trouble);
         }
         let name = policy.info().name.clone();
-        let scheduler = load(&config, policy, params, 1)?;
+        let scheduler = Scheduler::load(&config, policy, params, 1)?;
         Ok(Prepared { config, scheduler, name })
     }
 
@@ -235,11 +217,7 @@ impl Engine {
 
     /// Why the kernel ended the scheduler, if it did.
     pub fn ended(&self) -> Result<Option<ExitInfo>> {
-        Ok(match &self.scheduler {
-            Scheduler::Root(root) if root.has_ended() => Some(root.exit_info()?),
-            Scheduler::Direct(direct) if direct.has_ended()? => Some(direct.exit_info()?),
-            _ => None,
-        })
+        self.scheduler.ended()
     }
 
     /// Attaches again after the kernel has ended the scheduler: with another policy, or the same if `None`.
@@ -260,18 +238,9 @@ impl Engine {
             }
         };
         let policy = Image::find(self.config.catalogue, &origin)?.open()?;
-        let epoch = match &mut self.scheduler {
-            Scheduler::Root(root) => {
-                root.detach()?;
-                root.next_epoch()
-            }
-            Scheduler::Direct(direct) => {
-                direct.detach()?;
-                1
-            }
-        };
-        self.scheduler = load(&self.config, policy, &params, epoch)?;
-        activate(&mut self.scheduler)?;
+        self.scheduler.detach()?;
+        self.scheduler = Scheduler::load(&self.config, policy, &params, self.scheduler.next_epoch())?;
+        self.scheduler.activate()?;
         self.discard_window()?;
         self.open_run()
     }
@@ -314,10 +283,7 @@ impl Engine {
     /// Detaches. The kernel's default scheduler takes over; what was measured can still be read.
     pub fn stop(&mut self) -> Result<ExitInfo> {
         self.end_window()?;
-        match &mut self.scheduler {
-            Scheduler::Root(root) => root.detach(),
-            Scheduler::Direct(direct) => direct.detach(),
-        }
+        self.scheduler.detach()
     }
 
     fn slots(&self) -> Vec<SlotStatus> {
@@ -565,7 +531,7 @@ impl Engine {
         let policy = Image::find(self.config.catalogue, &request.policy)?.open()?;
         let to = policy.info().name.clone();
         let start = Instant::now();
-        let mut next = load(&self.config, policy, &request.params, self.next_epoch())?;
+        let mut next = Scheduler::load(&self.config, policy, &request.params, self.scheduler.next_epoch())?;
         let mut report = blank_report(from, to, request, start.elapsed().as_secs_f64() * 1e3);
         self.make_way()?;
 
@@ -576,10 +542,10 @@ impl Engine {
         let carried = self.waiting()?.len();
 
         let left = Instant::now();
-        self.detach_present()?;
-        if let Err(error) = activate(&mut next) {
+        self.scheduler.detach()?;
+        if let Err(error) = next.activate() {
             drop(next);
-            activate(&mut self.scheduler).context("the old scheduler could not be attached again either")?;
+            self.scheduler.activate().context("the old scheduler could not be attached again either")?;
             return Err(error.context("the next policy did not attach; the old one is back"));
         }
         let outside = left.elapsed();
@@ -596,21 +562,6 @@ impl Engine {
         report.worst_before_ns = before.map(|sample| sample.wait.max());
         report.worst_across_ns = across.map(|sample| sample.wait.max());
         Ok(report)
-    }
-
-    fn detach_present(&mut self) -> Result<()> {
-        match &mut self.scheduler {
-            Scheduler::Root(root) => root.detach(),
-            Scheduler::Direct(direct) => direct.detach(),
-        }
-        .map(drop)
-    }
-
-    fn next_epoch(&self) -> u64 {
-        match &self.scheduler {
-            Scheduler::Root(root) => root.next_epoch(),
-            Scheduler::Direct(_) => 1,
-        }
     }
 
     // --- measuring ------------------------------------------------------------------------------------------------
@@ -655,48 +606,6 @@ impl Engine {
         match &mut self.scheduler {
             Scheduler::Root(root) => Ok(root),
             Scheduler::Direct(_) => bail!("there is no root scheduler with --direct"),
-        }
-    }
-}
-
-/// Loads a scheduler with the policy in it: everything is verified, nothing attached.
-fn load(config: &Config, policy: OpenPolicy, params: &[String], first_epoch: u64) -> Result<Scheduler> {
-    if config.direct {
-        let direct = Direct::load(policy, params, config.partial, config.timeout_ms)?;
-        return Ok(Scheduler::Direct(Box::new(direct)));
-    }
-    let mut ops = ops_for(policy.info().ops.iter().map(String::as_str))?;
-    ops.extend(config.extra_ops.iter().cloned());
-    ops.extend(catalogue_ops(config.catalogue)?);
-    let options = RootOptions { ops, partial: config.partial, timeout_ms: config.timeout_ms, first_epoch };
-    let mut root = Root::load(options)?;
-    root.install(policy, params)?;
-    Ok(Scheduler::Root(Box::new(root)))
-}
-
-/// The ops that the built-in policies need, so that each can be swapped to.
-fn catalogue_ops(catalogue: Catalogue) -> Result<BTreeSet<String>> {
-    let mut ops = BTreeSet::new();
-    for (name, _) in catalogue {
-        let policy = Image::find(catalogue, name)?.open()?;
-        ops.extend(ops_for(policy.info().ops.iter().map(String::as_str))?);
-    }
-    Ok(ops)
-}
-
-/// Attaches a loaded scheduler and puts its policy in force.
-fn activate(scheduler: &mut Scheduler) -> Result<()> {
-    match scheduler {
-        Scheduler::Direct(direct) => direct.attach(),
-        Scheduler::Root(root) => {
-            root.attach()?;
-            let slot = (0..NR_SLOTS)
-                .map(SlotId::new)
-                .find(|slot| root.in_slot(*slot).is_some())
-                .context("no slot holds a policy")?;
-            root.prepare(slot)?;
-            root.flip(slot)?;
-            Ok(())
         }
     }
 }

@@ -29,6 +29,7 @@ mod libbpf_log;
 pub mod policy;
 pub mod report;
 pub mod root;
+mod scheduler;
 pub mod swap;
 
 pub use libbpf_log::capture as capture_libbpf_log;

@@ -86,9 +86,9 @@ pub struct RootOptions {
 }
 
 /// The optional ops among `wanted`. Fails on an op that no slot can have.
-pub fn ops_for<'a>(wanted: impl IntoIterator<Item = &'a str>) -> Result<BTreeSet<String>> {
+pub fn ops_for<S: AsRef<str>>(wanted: &[S]) -> Result<BTreeSet<String>> {
     let mut ops = BTreeSet::new();
-    for op in wanted {
+    for op in wanted.iter().map(AsRef::as_ref) {
         if OPTIONAL_OPS.contains(&op) {
             ops.insert(op.to_owned());
         } else if !BASE_OPS.contains(&op) {
@@ -244,10 +244,8 @@ impl Root {
                 info.flags
             );
         }
-        let missing: Vec<_> = ops_for(info.ops.iter().map(String::as_str))?
-            .into_iter()
-            .filter(|op| !self.options.ops.contains(op))
-            .collect();
+        let missing: Vec<_> =
+            ops_for(&info.ops)?.into_iter().filter(|op| !self.options.ops.contains(op)).collect();
         if !missing.is_empty() {
             bail!(
                 "{} needs the ops {}, which the attached root does not have; use --via reload, or start scx_run \
@@ -459,8 +457,8 @@ mod tests {
 
     #[test]
     fn ops_are_optional_base_or_refused() {
-        assert!(ops_for(["enqueue", "dispatch"]).unwrap().is_empty());
-        assert_eq!(ops_for(["tick", "enqueue"]).unwrap(), BTreeSet::from(["tick".to_owned()]));
-        assert!(ops_for(["sub_attach"]).unwrap_err().to_string().contains("--direct"));
+        assert!(ops_for(&["enqueue", "dispatch"]).unwrap().is_empty());
+        assert_eq!(ops_for(&["tick", "enqueue"]).unwrap(), BTreeSet::from(["tick".to_owned()]));
+        assert!(ops_for(&["sub_attach"]).unwrap_err().to_string().contains("--direct"));
     }
 }

@@ -79,8 +79,7 @@ fn config(args: &RunArgs) -> Result<Config> {
     if timeout > MAX_TIMEOUT {
         bail!("--timeout is at most 30s: the kernel takes no longer one");
     }
-    let extra_ops =
-        if args.ops == ["all"] { all_ops() } else { ops_for(args.ops.iter().map(String::as_str))? };
+    let extra_ops = if args.ops == ["all"] { all_ops() } else { ops_for(&args.ops)? };
     Ok(Config {
         catalogue: CATALOGUE,
         direct: args.direct,

@@ -146,8 +146,7 @@ impl OpenPolicy {
         for ParamValue { name, value } in &values {
             self.globals.set(&mut self.object, name, *value)?;
         }
-        let base = epoch * u64::from(intf::slot_consts_SLOT_MAX_DSQS);
-        self.globals.set(&mut self.object, "policy_dsq_base", base)?;
+        self.globals.set(&mut self.object, "policy_dsq_base", dsq_base(epoch))?;
         self.globals.set(&mut self.object, "policy_epoch", epoch)?;
         self.globals.set(&mut self.object, "policy_nr_cpus", *scx_utils::NR_CPU_IDS as u64)?;
         self.globals.set(&mut self.object, "policy_agent_tgid", std::process::id().into())?;
@@ -187,9 +186,8 @@ impl LoadedPolicy {
             let error = std::io::Error::from_raw_os_error(-errno);
             bail!("the init of {} failed: {error}", self.in_force.name);
         }
-        let base = self.in_force.epoch * u64::from(intf::slot_consts_SLOT_MAX_DSQS);
         let queues = self.globals.read_u64(&self.object, "policy_nr_dsqs")?;
-        Ok((base, u32::try_from(queues)?))
+        Ok((dsq_base(self.in_force.epoch), u32::try_from(queues)?))
     }
 
     /// Each op of the policy and the program that implements it.
@@ -225,6 +223,11 @@ impl LoadedPolicy {
     fn program(&self, name: &str) -> Option<ProgramMut<'_>> {
         self.object.progs_mut().find(|prog| prog.name() == OsStr::new(name))
     }
+}
+
+/// Id of the first queue of the policy with this epoch. Epochs are never given out twice, so neither are ids.
+fn dsq_base(epoch: u64) -> u64 {
+    epoch * u64::from(intf::slot_consts_SLOT_MAX_DSQS)
 }
 
 /// Descriptor of a program, for a PROG_ARRAY.
