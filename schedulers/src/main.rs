@@ -7,6 +7,7 @@ mod client;
 mod demo;
 mod doctor;
 mod list;
+mod output;
 mod render;
 mod run;
 

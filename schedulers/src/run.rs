@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! `scx_run --policy`: attach, stay in the foreground, report.
 
+use std::fmt::Write as _;
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::process::{Child, Command, ExitCode, ExitStatus};
 use std::thread;
@@ -18,6 +19,7 @@ use framework::swap::Via;
 
 use crate::CATALOGUE;
 use crate::cli::{RunArgs, absolute, millis};
+use crate::output::Output;
 use crate::render;
 
 /// Exit code when the kernel ended the policy.
@@ -43,7 +45,7 @@ pub fn run(args: RunArgs) -> Result<ExitCode> {
     let prepared = Engine::prepare(config(&args)?, &policy, &args.params)?;
     let (call_sender, calls) = unbounded();
     let (_server, left_behind) = Server::start(&control::dir(), prepared.policy(), call_sender)?;
-    let out = Output { json: args.json };
+    let out = Output::start(args.json)?;
     if let Some(left) = left_behind {
         out.note(&format!("found what a former scx_run left: {}", render::killed(&left)));
     }
@@ -58,12 +60,13 @@ pub fn run(args: RunArgs) -> Result<ExitCode> {
     ));
 
     let command = args.command.split_first().map(|(program, rest)| Load::start(program, rest)).transpose()?;
-    let mut session = Session { args: &args, out, engine: &mut engine, command, outcome: Outcome::Done };
+    let mut session =
+        Session { args: &args, out: &out, engine: &mut engine, command, outcome: Outcome::Done };
     session.serve(&signals, &calls)?;
     let outcome = session.outcome;
 
     let ended = engine.stop()?;
-    report(&engine, out)?;
+    out.finish(report(&engine, args.json), &signals);
     if ended.is_error() && !matches!(outcome, Outcome::EndedByKernel) {
         bail!(ended.explain(&engine.policy().name));
     }
@@ -101,7 +104,7 @@ enum Outcome {
 
 struct Session<'a> {
     args: &'a RunArgs,
-    out: Output,
+    out: &'a Output,
     engine: &'a mut Engine,
     command: Option<Load>,
     outcome: Outcome,
@@ -221,11 +224,11 @@ impl Session<'_> {
             self.engine.recover(None)?;
             return Ok(true);
         }
-        eprintln!("scx_run: {}", info.explain(&policy));
+        self.out.note(&info.explain(&policy));
         if self.args.dump {
-            eprintln!("{}", info.dump.trim_end());
+            self.out.note(&format!("the kernel's debug dump:\n{}", info.dump.trim_end()));
         } else if !info.dump.is_empty() {
-            eprintln!("scx_run: run it with --dump for the kernel's debug dump");
+            self.out.note("run it with --dump for the kernel's debug dump");
         }
         self.outcome = if info.is_error() { Outcome::EndedByKernel } else { Outcome::Done };
         let Some(fallback) = self.args.fallback.as_deref().filter(|_| info.is_error()) else {
@@ -288,50 +291,22 @@ fn exit_code(status: ExitStatus) -> ExitCode {
     ExitCode::from(u8::try_from(code).unwrap_or(u8::MAX))
 }
 
-/// Where and how to say things: text on stdout, or JSON lines there and notes on stderr.
-#[derive(Clone, Copy)]
-struct Output {
-    json: bool,
-}
-
-impl Output {
-    fn note(self, text: &str) {
-        eprintln!("scx_run: {text}");
-    }
-
-    fn interval(self, policy: &str, sample: &framework::latency::Sample) {
-        if self.json {
-            println!("{}", serde_json::json!({ "interval": { "policy": policy, "latency": sample } }));
-        } else {
-            println!("{}", render::interval(policy, sample));
-        }
-    }
-
-    fn swapped(self, report: &SwapReport) {
-        if self.json {
-            println!("{}", serde_json::json!({ "swap": report }));
-        } else {
-            print!("{}", render::swap(report));
-        }
-    }
-}
-
 /// The final report: latency under each policy, in the order in which they ran.
-fn report(engine: &Engine, out: Output) -> Result<()> {
-    if out.json {
+fn report(engine: &Engine, json: bool) -> String {
+    if json {
         let runs: Vec<_> = engine
             .runs()
             .iter()
             .map(|run| serde_json::json!({ "policy": run.policy, "latency": run.sample }))
             .collect();
-        println!("{}", serde_json::json!({ "report": { "runs": runs, "swaps": engine.nr_swaps() } }));
-        return Ok(());
+        return format!(
+            "{}\n",
+            serde_json::json!({ "report": { "runs": runs, "swaps": engine.nr_swaps() } })
+        );
     }
+    let mut text = String::new();
     for run in engine.runs().iter().filter(|run| run.sample.duration_ns > 0) {
-        println!("\nlatency under {}", render::policy(&run.policy));
-        for line in run.sample.report_lines() {
-            println!("{line}");
-        }
+        let _ = writeln!(text, "\nlatency under {}\n{}", render::policy(&run.policy), run.sample);
     }
-    Ok(())
+    text
 }

@@ -2,6 +2,7 @@
 //! Everything that can go wrong: tasks run on, and status tells the truth.
 
 use std::fs;
+use std::io::Read as _;
 use std::os::unix::process::ExitStatusExt as _;
 use std::thread;
 use std::time::Duration;
@@ -212,4 +213,24 @@ fn a_killed_command_s_status_is_passed_on() {
     assert_eq!(missing.status.code(), Some(1));
     assert!(stderr(&missing).contains("cannot run /nonexistent"), "{}", stderr(&missing));
     assert_default_scheduler();
+}
+
+#[test]
+#[ignore = "needs sched_ext: scripts/test runs it in a VM"]
+fn a_reader_that_does_not_read_holds_nothing_up() {
+    let (mut reader, writer) = std::io::pipe().unwrap();
+    let running = Running::start_with(&["--policy", "fifo", "--stats", "1ms", "--json"], writer.into());
+    // More than a pipe holds has been written, or would have been.
+    thread::sleep(Duration::from_secs(1));
+    let swapped = thread::spawn(|| [swap(&request("vtime")), swap(&request("fifo"))]);
+    eventually("swaps are done while nobody reads", || swapped.is_finished());
+    assert!(swapped.join().unwrap().iter().all(Result::is_ok));
+
+    let mut buffer = [0; 512];
+    eventually("it says what a slow reader has missed", || {
+        reader.read_exact(&mut buffer).unwrap();
+        running.stderr().contains("messages were dropped")
+    });
+    drop(reader);
+    assert!(running.stop().0.success(), "a reader that has gone is no error");
 }

@@ -69,10 +69,15 @@ pub struct Running(Child);
 impl Running {
     /// Starts scx_run and waits until it is in charge.
     pub fn start(args: &[&str]) -> Self {
+        // A file, not a pipe: nobody reads until the end, and what does not fit in a pipe would be dropped.
+        Self::start_with(args, fs::File::create(output("out")).unwrap().into())
+    }
+
+    /// Like `start`, with this for its stdout.
+    pub fn start_with(args: &[&str], stdout: Stdio) -> Self {
         let child = Command::new("scx_run")
             .args(args)
-            // Files, not pipes: nobody reads until the end, and scx_run would block on a full pipe.
-            .stdout(fs::File::create(output("out")).unwrap())
+            .stdout(stdout)
             .stderr(fs::File::create(output("err")).unwrap())
             .spawn()
             .expect("scx_run is in PATH");
@@ -87,6 +92,11 @@ impl Running {
         running
     }
 
+    /// What it has written on stderr so far.
+    pub fn stderr(&self) -> String {
+        fs::read_to_string(output("err")).unwrap()
+    }
+
     pub fn pid(&self) -> i32 {
         self.0.id() as i32
     }
@@ -99,8 +109,9 @@ impl Running {
     /// Waits for its end: status, stdout, stderr.
     pub fn wait(mut self) -> (ExitStatus, String, String) {
         let status = self.0.wait().unwrap();
-        let read = |stream| fs::read_to_string(output(stream)).unwrap();
-        (status, read("out"), read("err"))
+        // Nothing, if stdout was not a file.
+        let stdout = fs::read_to_string(output("out")).unwrap_or_default();
+        (status, stdout, fs::read_to_string(output("err")).unwrap())
     }
 
     /// Ends it in order.
