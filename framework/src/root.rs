@@ -33,7 +33,7 @@ use crate::swap::SlotId;
 mod skel {
     include!(concat!(env!("OUT_DIR"), "/root_skel.rs"));
 }
-use skel::{RootSkel, RootSkelBuilder};
+use skel::{RootSkel, RootSkelBuilder, types};
 
 /// Number of slots.
 pub const NR_SLOTS: usize = intf::slot_consts_NR_SLOTS as usize;
@@ -51,25 +51,39 @@ const BASE_OPS: &[&str] = &[
     "exit",
 ];
 
-/// Ops that the root has only if a policy that may come into a slot has them: each costs at every context
-/// switch, wakeup or tick, whether the active policy uses it or not.
-const OPTIONAL_OPS: &[&str] = &[
-    "dequeue",
-    "tick",
-    "runnable",
-    "running",
-    "stopping",
-    "quiescent",
-    "yield",
-    "set_weight",
-    "set_cpumask",
-    "update_idle",
-    "cpu_acquire",
-    "exit_task",
-    "disable",
-    "dump_cpu",
-    "dump_task",
-];
+/// Declares the optional ops once, by their field in `struct sched_ext_ops` and by name.
+macro_rules! optional_ops {
+    ($($op:ident $name:literal),* $(,)?) => {
+        /// Ops that the root has only if a policy that may come into a slot has them: each costs at every
+        /// context switch, wakeup or tick, whether the active policy uses it or not.
+        const OPTIONAL_OPS: &[&str] = &[$($name),*];
+
+        /// Leaves out those that are not wanted.
+        fn leave_out_ops(ops: &mut types::sched_ext_ops, wanted: &BTreeSet<String>) {
+            $(if !wanted.contains($name) {
+                ops.$op = ptr::null_mut();
+            })*
+        }
+    };
+}
+
+optional_ops!(
+    dequeue "dequeue",
+    tick "tick",
+    runnable "runnable",
+    running "running",
+    stopping "stopping",
+    quiescent "quiescent",
+    r#yield "yield",
+    set_weight "set_weight",
+    set_cpumask "set_cpumask",
+    update_idle "update_idle",
+    cpu_acquire "cpu_acquire",
+    exit_task "exit_task",
+    disable "disable",
+    dump_cpu "dump_cpu",
+    dump_task "dump_task",
+);
 
 /// What is fixed when the root is attached.
 #[derive(Debug, Clone)]
@@ -165,30 +179,7 @@ impl Root {
         if options.ops.contains("update_idle") {
             ops.flags |= *compat::SCX_OPS_KEEP_BUILTIN_IDLE;
         }
-        macro_rules! leave_out {
-            ($($op:ident / $name:literal),* $(,)?) => {
-                $(if !options.ops.contains($name) {
-                    ops.$op = ptr::null_mut();
-                })*
-            };
-        }
-        leave_out!(
-            dequeue / "dequeue",
-            tick / "tick",
-            runnable / "runnable",
-            running / "running",
-            stopping / "stopping",
-            quiescent / "quiescent",
-            r#yield / "yield",
-            set_weight / "set_weight",
-            set_cpumask / "set_cpumask",
-            update_idle / "update_idle",
-            cpu_acquire / "cpu_acquire",
-            exit_task / "exit_task",
-            disable / "disable",
-            dump_cpu / "dump_cpu",
-            dump_task / "dump_task",
-        );
+        leave_out_ops(ops, &options.ops);
 
         let skel =
             scx_ops_load!(skel, root_ops, uei).map_err(|error| load_error("the root scheduler", &error))?;

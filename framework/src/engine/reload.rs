@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! Swapping the old way: verify the next scheduler, detach the present one, attach the next.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result};
+
+use super::{Engine, blank_report};
+use crate::control::SwapRequest;
+use crate::policy::Image;
+use crate::report::SwapReport;
+use crate::scheduler::Scheduler;
+
+impl Engine {
+    /// Verifies the next scheduler, detaches the present one, attaches the next.
+    pub(super) fn reload(&mut self, request: &SwapRequest) -> Result<SwapReport> {
+        let from = self.policy().name.clone();
+        let policy = Image::find(self.config.catalogue, &request.policy)?.open()?;
+        let to = policy.info().name.clone();
+        let start = Instant::now();
+        let mut next = Scheduler::load(&self.config, policy, &request.params, self.scheduler.next_epoch())?;
+        let mut report = blank_report(from, to, request, start.elapsed().as_secs_f64() * 1e3);
+        self.make_way()?;
+
+        let window = Duration::from_nanos(request.window_ns());
+        self.end_window()?;
+        thread::sleep(window);
+        let before = self.end_window()?;
+        let carried = self.waiting()?.len();
+
+        let left = Instant::now();
+        self.scheduler.detach()?;
+        if let Err(error) = next.activate() {
+            drop(next);
+            self.scheduler.activate().context("the old scheduler could not be attached again either")?;
+            return Err(error.context("the next policy did not attach; the old one is back"));
+        }
+        let outside = left.elapsed();
+        self.scheduler = next;
+        self.open_run()?;
+
+        thread::sleep(window);
+        let across = self.end_window()?;
+        let lost = self.lost()?;
+        report.flip_ns = u64::try_from(outside.as_nanos()).unwrap_or(u64::MAX);
+        report.outside_ns = report.flip_ns;
+        report.carried = u32::try_from(carried).unwrap_or(u32::MAX);
+        report.lost = u32::try_from(lost.len()).unwrap_or(u32::MAX);
+        report.worst_before_ns = before.map(|sample| sample.wait.max());
+        report.worst_across_ns = across.map(|sample| sample.wait.max());
+        Ok(report)
+    }
+}
