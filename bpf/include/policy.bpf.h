@@ -143,6 +143,9 @@ static __always_inline bool policy_first_vtime(u32 n, s32 cpu, u64 *vtime)
 	struct task_struct *p;
 	u32 seen = 0;
 
+	/* The usual case, and cheaper than an iterator that finds nothing. */
+	if (!scx_bpf_dsq_nr_queued(POLICY_DSQ(n)))
+		return false;
 	bpf_for_each (scx_dsq, p, POLICY_DSQ(n), 0) {
 		if (bpf_cpumask_test_cpu(cpu, p->cpus_ptr)) {
 			*vtime = p->scx.dsq_vtime;
@@ -203,26 +206,30 @@ static __always_inline u64 policy_weight(struct task_struct *p)
 }
 
 /**
- * policy_charge - run time of @p since it was charged last, ns
+ * policy_charge - take the run time of @p since it was charged last
+ * @ran: where it goes, ns
  *
- * Exact: taken from what the kernel accounts, however the task came to run. The
- * first call under a policy returns 0, so a task does not pay for what it ran
- * under another one.
+ * Exact: taken from what the kernel accounts, however the task came to run.
+ * Return: false if @p is new to this policy. It has run nothing then: it does not
+ * pay for what it ran under another one.
  */
-static __always_inline u64 policy_charge(struct task_struct *p)
+static __always_inline bool policy_charge(struct task_struct *p, u64 *ran)
 {
-	u64 sum = p->se.sum_exec_runtime, ran = 0;
+	u64 sum = p->se.sum_exec_runtime;
 	struct policy_task *t;
+	bool known;
 
+	*ran = 0;
 	t = bpf_task_storage_get(&policy_tasks, p, NULL, BPF_LOCAL_STORAGE_GET_F_CREATE);
 	/* No memory for it: the task is not charged this once, nothing breaks. */
 	if (!t)
-		return 0;
-	if (t->epoch == policy_epoch)
-		ran = sum - t->charged_ns;
+		return true;
+	known = t->epoch == policy_epoch;
+	if (known)
+		*ran = sum - t->charged_ns;
 	t->epoch = policy_epoch;
 	t->charged_ns = sum;
-	return ran;
+	return known;
 }
 
 /* --- Ops -------------------------------------------------------------------- */

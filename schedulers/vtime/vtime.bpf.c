@@ -4,10 +4,16 @@
  *
  * Every task has a virtual time that advances by its run time divided by its
  * weight; the queue is ordered by it, so the task that has had least for its
- * weight runs next. A task that slept may lag behind the queue's progress by one
- * slice at most: sleeping earns a little latency, not a hoard. This is weighted
- * fair queueing (Demers, Keshav, Shenker, SIGCOMM 1989) with start-time clamping
- * as in the kernel's scx_simple.
+ * weight runs next. This is weighted fair queueing (Demers, Keshav, Shenker,
+ * SIGCOMM 1989). A task that wakes or is new is placed within a slice of the task
+ * that its CPU would take next: sleeping earns a little latency, not a hoard, and
+ * what a task ran while nobody else wanted the CPU is not held against it.
+ *
+ * The place is that of a task on the same CPU, and not the largest virtual time
+ * that ever ran, which scx_simple takes: where affinities differ, tasks on one CPU
+ * get ever further ahead of those on another, and sleepers placed by the wrong ones
+ * would starve. If nobody waits there, it is the median of what tasks have when
+ * they are queued, followed by steps of a slice at most.
  *
  * Good for: shares that follow nice and cgroup weights, without starvation.
  * Bad for: latency-critical tasks beside hogs of the same weight (no preemption
@@ -30,42 +36,56 @@ PARAM_U64(slice_us, 20000, 100, 1000000, "us", "time a task may run before the n
 
 enum { QUEUE };
 
-/* @p's virtual time with all that it has run until now. */
-static __always_inline u64 vtime_of(struct task_struct *p)
+/* The nearest to @vtime that is no further from @from than @limit. */
+static __always_inline u64 within(s64 limit, u64 from, u64 vtime)
 {
-	return p->scx.dsq_vtime + policy_charge(p) * 100 / policy_weight(p);
+	s64 ahead = vtime - from;
+
+	return from + (ahead > limit ? limit : ahead < -limit ? -limit : ahead);
+}
+
+/**
+ * vtime_of - the virtual time of @p with all that it has run until now
+ * @woke: it has slept since
+ */
+static __always_inline u64 vtime_of(struct task_struct *p, bool woke)
+{
+	struct policy_shared *shared = bpf_map_lookup_elem(&policy_shared, &(u32){0});
+	u64 ran, near, vtime, weight = policy_weight(p);
+	bool known = policy_charge(p, &ran);
+	s64 worth = slice_us * 1000 * 100 / weight;
+
+	vtime = p->scx.dsq_vtime + ran * 100 / weight;
+	if (!shared)
+		return vtime;
+
+	/* Who has been waiting is owed its whole lag, others are not. */
+	if (woke || !known) {
+		if (!policy_first_vtime(QUEUE, scx_bpf_task_cpu(p), &near))
+			near = shared->vtime_now;
+		vtime = within(worth, near, vtime);
+	}
+	/*
+	 * A step towards each sample, of limited length, is a running median. CPUs
+	 * race here: a step that is lost is one sample fewer.
+	 */
+	shared->vtime_now = within(worth, shared->vtime_now, vtime);
+	return vtime;
 }
 
 POLICY_ENQUEUE(vtime_enqueue, p, enq_flags)
 {
-	struct policy_shared *shared = bpf_map_lookup_elem(&policy_shared, &(u32){0});
-	u64 slice_ns = slice_us * 1000, vtime = vtime_of(p);
+	u64 vtime = vtime_of(p, enq_flags & SCX_ENQ_WAKEUP);
 
-	/* Only a sleeper is moved up: who has been waiting is owed its whole lag. */
-	if (shared && (enq_flags & SCX_ENQ_WAKEUP)) {
-		u64 oldest = shared->vtime_now - slice_ns;
-
-		if (time_before(vtime, oldest))
-			vtime = oldest;
-	}
-	policy_queue_vtime(p, QUEUE, slice_ns, vtime, enq_flags);
+	policy_queue_vtime(p, QUEUE, slice_us * 1000, vtime, enq_flags);
 }
 
 POLICY_DISPATCH(vtime_dispatch, cpu, prev)
 {
-	struct policy_shared *shared = bpf_map_lookup_elem(&policy_shared, &(u32){0});
 	u64 vtime, next;
 
-	/*
-	 * Progress is the largest vtime that got to run. @prev still has the one
-	 * it was queued with. CPUs race here; the loser's value is at most one
-	 * dispatch old and the next one puts it right.
-	 */
-	if (prev && shared && time_before(shared->vtime_now, prev->scx.dsq_vtime))
-		shared->vtime_now = prev->scx.dsq_vtime;
-
 	if (prev && (prev->scx.flags & SCX_TASK_QUEUED)) {
-		vtime = vtime_of(prev);
+		vtime = vtime_of(prev, false);
 		scx_bpf_task_set_dsq_vtime(prev, vtime);
 		/* A task that has slice left goes on to run. */
 		if (policy_first_vtime(QUEUE, cpu, &next) && time_before(vtime, next)) {

@@ -2,6 +2,8 @@
 //! Each policy keeps its promise, as seen in a trace or in accounted run time.
 
 use std::fs;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -81,6 +83,36 @@ fn vtime_keeps_its_shares_after_another_policy_ran() {
     load.assert_all_progress();
     let shares = shares(Duration::from_secs(5), [|| nice(0), || nice(5)]);
     assert_ratio(shares, 1024.0 / 335.0, 0.05);
+}
+
+#[test]
+#[ignore = "needs sched_ext: scripts/test runs it in a VM"]
+fn vtime_sleepers_do_not_starve_behind_a_task_with_a_cpu_to_itself() {
+    let running = Running::start(&["--policy", "vtime", "--stats", "0"]);
+    let mut load = Threads::new();
+    // Alone on its CPU it gets further and further ahead of those that share the others.
+    let cpu_time_of_loner = Arc::new(AtomicU64::new(0));
+    let time = cpu_time_of_loner.clone();
+    load.add("loner", Some(3), move || {
+        spin();
+        time.store(cpu_time(), Ordering::Relaxed);
+    });
+    for n in 0..6 {
+        load.hog(&format!("hog{n}"), Some(n % 3));
+    }
+    load.add("sleeper", Some(0), || thread::sleep(Duration::from_millis(1)));
+    load.assert_all_progress();
+    eventually("the loner is seconds ahead", || cpu_time_of_loner.load(Ordering::Relaxed) > 3_000_000_000);
+
+    // It gets its turn about once in a slice of each of two hogs. Without the bound it would wait for these to
+    // catch up with the loner, longer each time.
+    let ran = |time: &AtomicU64| time.load(Ordering::Relaxed);
+    let (naps, since) = (load.progress()[7], ran(&cpu_time_of_loner));
+    eventually("two more seconds of the loner's", || ran(&cpu_time_of_loner) > since + 2_000_000_000);
+    let naps = load.progress()[7] - naps;
+    println!("{naps} naps while the loner ran for two seconds");
+    assert!(naps >= 10, "{naps}");
+    assert!(running.stop().0.success());
 }
 
 /// Threads on one CPU, each of which waits to be woken, runs a little and waits again.
