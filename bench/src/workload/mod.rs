@@ -4,7 +4,7 @@
 mod pipe;
 mod threads;
 
-use std::fs;
+
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant};
@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use framework::latency::{LatencyMeter, Sample};
 
+pub use crate::programs::find_program;
 use crate::model::{Better, Measured, MetricSpec, Source, WorkloadSpec};
 
 /// A load with metrics.
@@ -95,7 +96,8 @@ pub struct Context<'a> {
     pub spins_per_us: u64,
     /// An empty folder for files, removed after the run.
     pub scratch: PathBuf,
-    meter: &'a mut LatencyMeter,
+    /// `None` where the probes' own cost would count.
+    meter: Option<&'a mut LatencyMeter>,
     kernel: Option<Sample>,
 }
 
@@ -123,21 +125,30 @@ impl<'a> Context<'a> {
     /// Warms up, measures, and says for how long it really was. `phase` tells the load, which must be running.
     pub fn measure(&mut self, phase: &PhaseCell) -> Result<Duration> {
         std::thread::sleep(self.warm_up);
-        drop(self.meter.rotate()?);
+        self.begin_window()?;
         phase.set(Phase::Measuring);
         let start = Instant::now();
         std::thread::sleep(self.seconds);
         phase.set(Phase::Over);
         let took = start.elapsed();
-        self.kernel = Some(self.meter.rotate()?);
+        self.end_window()?;
         Ok(took)
+    }
+
+    fn begin_window(&mut self) -> Result<()> {
+        self.meter.as_mut().map_or(Ok(()), |meter| meter.rotate().map(drop))
+    }
+
+    fn end_window(&mut self) -> Result<()> {
+        self.kernel = self.meter.as_mut().map(|meter| meter.rotate()).transpose()?;
+        Ok(())
     }
 
     /// Measures while `load` runs, for programs that cannot be told when to begin. No warm-up.
     pub fn measure_while<T>(&mut self, load: impl FnOnce() -> Result<T>) -> Result<T> {
-        drop(self.meter.rotate()?);
+        self.begin_window()?;
         let outcome = load();
-        self.kernel = Some(self.meter.rotate()?);
+        self.end_window()?;
         outcome
     }
 
@@ -152,14 +163,6 @@ pub fn spin(iterations: u64) {
     for n in 0..iterations {
         std::hint::black_box(n);
     }
-}
-
-/// Whether a program is in PATH: its path.
-pub fn find_program(name: &str) -> Option<PathBuf> {
-    let path = std::env::var_os("PATH")?;
-    std::env::split_paths(&path)
-        .map(|dir| dir.join(name))
-        .find(|file| fs::metadata(file).is_ok_and(|m| m.is_file()))
 }
 
 /// A metric with a value a run.

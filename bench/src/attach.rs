@@ -1,0 +1,187 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! Puts a contender in charge of the machine, makes sure that it stays, and takes it off again.
+
+use std::fs::{self, File};
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+use framework::kernel::KernelState;
+
+use crate::job::NamedCommand;
+
+/// How long a scheduler may take to attach: verifying a large one takes many seconds in emulation.
+const ATTACH_PATIENCE: Duration = Duration::from_secs(120);
+/// How long it may take to end after SIGINT, before it is killed.
+const STOP_PATIENCE: Duration = Duration::from_secs(20);
+const POLL: Duration = Duration::from_millis(5);
+/// Lines of a failed scheduler's output that are reported.
+const LAST_LINES: usize = 5;
+
+/// A contender in charge. Dropping it takes it off.
+pub struct Attached {
+    /// `None` for the kernel's default.
+    scheduler: Option<Program>,
+}
+
+struct Program {
+    name: String,
+    child: Child,
+    output: PathBuf,
+    /// As it was once attached: another value is another attachment.
+    state: Option<(Option<String>, Option<u64>)>,
+}
+
+impl Attached {
+    /// Starts the contender and waits until it is in charge. Its output goes to a file in `scratch`.
+    pub fn start(contender: &NamedCommand, scratch: &Path) -> Result<Self> {
+        let state = KernelState::read();
+        if state.enabled() {
+            bail!("another scheduler is attached: {}", state.ops.as_deref().unwrap_or("unknown"));
+        }
+        let Some(command) = &contender.command else { return Ok(Attached { scheduler: None }) };
+        let mut program = Program::start(&contender.label, command, scratch)?;
+        program.wait_attached(ATTACH_PATIENCE)?;
+        Ok(Attached { scheduler: Some(program) })
+    }
+
+    /// Fails if it is not in charge any more, or not all the time since it was started.
+    pub fn check(&mut self) -> Result<()> {
+        match &mut self.scheduler {
+            Some(program) => program.check(),
+            None if KernelState::read().enabled() => bail!("something attached itself meanwhile"),
+            None => Ok(()),
+        }
+    }
+
+    /// Process id of the scheduler's program.
+    pub fn pid(&self) -> Option<u32> {
+        Some(self.scheduler.as_ref()?.child.id())
+    }
+
+    /// Takes it off and waits until the kernel's default is in charge.
+    pub fn stop(mut self) -> Result<()> {
+        let Some(mut program) = self.scheduler.take() else { return Ok(()) };
+        program.end()
+    }
+}
+
+impl Program {
+    fn start(name: &str, command: &[String], scratch: &Path) -> Result<Self> {
+        let output = scratch.join("scheduler.log");
+        let log = File::create(&output).with_context(|| format!("cannot write {}", output.display()))?;
+        let mut starting = Command::new(&command[0]);
+        starting
+            .args(&command[1..])
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().context("cannot duplicate a descriptor")?)
+            .stderr(log)
+            .process_group(0);
+        end_with_us(&mut starting, libc::SIGINT);
+        let child = starting.spawn().with_context(|| format!("cannot run {}", command[0]))?;
+        Ok(Program { name: name.into(), child, output, state: None })
+    }
+
+    fn wait_attached(&mut self, patience: Duration) -> Result<()> {
+        let start = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait().context("cannot wait for the scheduler")? {
+                bail!("{} ended with {status} before it attached{}", self.name, self.last_lines());
+            }
+            let state = KernelState::read();
+            if state.enabled() {
+                self.state = Some((state.ops, state.enable_seq));
+                return Ok(());
+            }
+            if start.elapsed() > patience {
+                let state = state.state;
+                bail!("{} has not attached in {patience:?}: state {state}{}", self.name, self.last_lines());
+            }
+            thread::sleep(POLL);
+        }
+    }
+
+    fn check(&mut self) -> Result<()> {
+        if let Some(status) = self.child.try_wait().context("cannot wait for the scheduler")? {
+            bail!("{} ended with {status}{}", self.name, self.last_lines());
+        }
+        let state = KernelState::read();
+        if !state.enabled() {
+            bail!("{} is not in charge any more: state {}{}", self.name, state.state, self.last_lines());
+        }
+        let now = Some((state.ops, state.enable_seq));
+        if now != self.state {
+            bail!("{} was detached and attached again{}", self.name, self.last_lines());
+        }
+        Ok(())
+    }
+
+    /// Ends it by SIGINT, or SIGKILL if need be.
+    fn end(&mut self) -> Result<()> {
+        let mut asked = true;
+        if self.child.try_wait().ok().flatten().is_none() {
+            signal(&self.child, libc::SIGINT);
+            asked = wait_until(STOP_PATIENCE, || self.child.try_wait().is_ok_and(|status| status.is_some()));
+            if !asked {
+                signal(&self.child, libc::SIGKILL);
+                let _ = self.child.wait();
+            }
+        }
+        if !wait_until(STOP_PATIENCE, || !KernelState::read().enabled()) {
+            bail!("{} is gone, and its scheduler is still attached; is it pinned?", self.name);
+        }
+        if !asked {
+            bail!("{} did not end within {STOP_PATIENCE:?} of SIGINT and was killed", self.name);
+        }
+        Ok(())
+    }
+
+    fn last_lines(&self) -> String {
+        let text = fs::read_to_string(&self.output).unwrap_or_default();
+        let lines: Vec<_> = text.lines().map(str::trim_end).filter(|line| !line.is_empty()).collect();
+        let last = &lines[lines.len().saturating_sub(LAST_LINES)..];
+        if last.is_empty() { "; it printed nothing".into() } else { format!("; it printed:\n  {}", last.join("\n  ")) }
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        // Whoever wanted to know has called stop().
+        let _ = self.end();
+    }
+}
+
+fn wait_until(patience: Duration, mut condition: impl FnMut() -> bool) -> bool {
+    let start = Instant::now();
+    while !condition() {
+        if start.elapsed() > patience {
+            return false;
+        }
+        thread::sleep(POLL);
+    }
+    true
+}
+
+fn signal(child: &Child, signal: i32) {
+    let Ok(pid) = i32::try_from(child.id()) else { return };
+    // SAFETY: kill takes plain integers. The child has not been waited for, so the number is its own.
+    unsafe { libc::kill(pid, signal) };
+}
+
+/// Has the kernel send `signal` to the command when this process dies, however it dies.
+///
+/// The command must be spawned by the main thread: the signal is sent when the thread that spawned it ends.
+pub fn end_with_us(command: &mut Command, signal: i32) {
+    let ask = move || {
+        // SAFETY: prctl with these arguments takes plain integers and is async-signal-safe.
+        match unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, signal) } {
+            0 => Ok(()),
+            _ => Err(std::io::Error::last_os_error()),
+        }
+    };
+    // SAFETY: between fork and exec the closure only makes a system call.
+    unsafe { command.pre_exec(ask) };
+}

@@ -1,0 +1,115 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! What the process that measures is told, and what it tells: one JSON line an event on its stdout.
+//!
+//! The command that the user gave may run on another machine than the measuring (a virtual one), so the two talk
+//! through this alone.
+
+use serde::{Deserialize, Serialize};
+
+use crate::model::{Cell, Failure, Machine, SwapCell};
+
+/// Work for the process that measures.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Job {
+    /// What to do.
+    pub task: Task,
+    /// Rounds.
+    pub rounds: u32,
+    /// A short round before the first that does not count: caches fill, pages are touched.
+    pub warm_up_round: bool,
+    /// Seed of the first round.
+    pub seed: u64,
+    /// Seconds to measure in a round; a family shares them.
+    pub seconds: f64,
+    /// Attach the latency probes.
+    pub probes: bool,
+    /// Iterations of the generators' loop a microsecond; measured if `None`.
+    pub spins_per_us: Option<u64>,
+}
+
+/// What to do in each round.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Task {
+    /// Each contender under each workload.
+    Cells {
+        /// As the user wrote them, paths absolute.
+        contenders: Vec<NamedCommand>,
+        /// Families, each a list of workloads that are run in one go.
+        families: Vec<Vec<String>>,
+        /// Count what each op of the contender costs.
+        per_op: bool,
+    },
+    /// Each way to swap, there and back.
+    Swaps {
+        /// Ways.
+        vias: Vec<SwapVia>,
+        /// Swaps of each in a round.
+        swaps: u32,
+    },
+}
+
+/// A contender that has been looked up: its label and the command that runs it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NamedCommand {
+    /// Name in reports.
+    pub label: String,
+    /// `None`: the kernel's default.
+    pub command: Option<Vec<String>>,
+}
+
+/// A way to replace one scheduler by another.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SwapVia {
+    /// Name in reports.
+    pub label: String,
+    /// How.
+    pub how: SwapHow,
+}
+
+/// How one scheduler is replaced by another.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SwapHow {
+    /// A running scx_run is asked.
+    Ask {
+        /// Policy to start with and to come back to.
+        from: String,
+        /// The other one.
+        to: String,
+        /// By reload instead of slots.
+        reload: bool,
+    },
+    /// One program is ended, the other started.
+    Restart {
+        /// To start with and to come back to.
+        from: Vec<String>,
+        /// The other one.
+        to: Vec<String>,
+    },
+}
+
+/// What the process that measures tells.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Event {
+    /// Where it runs.
+    Machine(Machine),
+    /// What it does from here.
+    Begin {
+        /// Contender or way to swap.
+        who: String,
+        /// Workload.
+        what: String,
+        /// Counted from 0.
+        round: u32,
+    },
+    /// A cell is complete.
+    Cell(Cell),
+    /// A swap is complete.
+    Swap(SwapCell),
+    /// Something did not work.
+    Failed(Failure),
+    /// All is done.
+    Done,
+}

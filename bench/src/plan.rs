@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! Makes jobs out of what the user asked for.
+
+use anyhow::{Result, bail};
+
+use crate::collect::Placed;
+use crate::contender::Contender;
+use crate::job::{Job, NamedCommand, Task};
+use crate::machine::DETERMINISTIC_SPINS_PER_US;
+use crate::model::{Mode, WorkloadSpec};
+use crate::place::Place;
+use crate::workload;
+
+/// Workloads by family, in the order of [`workload::all`].
+pub type Families = Vec<Vec<String>>;
+
+/// Looks up workloads and families by name.
+pub fn families(names: &[String]) -> Result<Families> {
+    let specs: Vec<WorkloadSpec> = workload::all().iter().map(|workload| workload.spec()).collect();
+    let known = |name: &String| specs.iter().any(|spec| spec.name == *name || spec.family == *name);
+    if let Some(unknown) = names.iter().find(|name| !known(name)) {
+        let mut families: Vec<_> = specs.iter().map(|spec| spec.family.as_str()).collect();
+        families.dedup();
+        bail!("no workload {unknown:?}; there are {} (see `scx_bench list`)", families.join(", "));
+    }
+    let mut chosen: Families = Vec::new();
+    let mut last_family = None;
+    for spec in specs.iter().filter(|spec| names.contains(&spec.name) || names.contains(&spec.family)) {
+        match chosen.last_mut() {
+            Some(members) if last_family == Some(&spec.family) => members.push(spec.name.clone()),
+            _ => chosen.push(vec![spec.name.clone()]),
+        }
+        last_family = Some(&spec.family);
+    }
+    if chosen.is_empty() {
+        bail!("no workload; name some, such as --workloads schbench,pipe (see `scx_bench list`)");
+    }
+    Ok(chosen)
+}
+
+/// The descriptions of chosen workloads.
+pub fn specs(families: &Families) -> Vec<WorkloadSpec> {
+    let chosen = |spec: &WorkloadSpec| families.iter().flatten().any(|name| *name == spec.name);
+    workload::all().iter().map(|workload| workload.spec()).filter(chosen).collect()
+}
+
+/// What is to be measured.
+#[derive(Debug, Clone)]
+pub struct Matrix {
+    /// Contenders, the baseline first.
+    pub contenders: Vec<Contender>,
+    /// Workloads.
+    pub families: Families,
+    /// Rounds, or seeds.
+    pub runs: u32,
+    /// The first seed.
+    pub seed: u64,
+    /// Seconds a family and run.
+    pub seconds: f64,
+    /// Attach the latency probes.
+    pub probes: bool,
+    /// Count what each op costs.
+    pub per_op: bool,
+}
+
+impl Matrix {
+    /// Number of cells.
+    pub fn cells(&self) -> u64 {
+        let workloads: usize = self.families.iter().map(Vec::len).sum();
+        (workloads * self.contenders.len()) as u64 * u64::from(self.runs)
+    }
+
+    /// The jobs: one that does all in turns, or in deterministic mode a fresh machine for each contender, family
+    /// and seed. There nothing drifts, and each begins in exactly the same state.
+    pub fn jobs(&self, place: &Place) -> Result<Vec<Placed>> {
+        let commands = self.contenders.iter().map(named_command).collect::<Result<Vec<_>>>()?;
+        let job = |contenders: Vec<NamedCommand>, families: Families, seed, rounds, exact: bool| Placed {
+            job: Job {
+                task: Task::Cells { contenders, families, per_op: self.per_op },
+                rounds,
+                warm_up_round: !exact,
+                seed,
+                seconds: self.seconds,
+                probes: self.probes,
+                spins_per_us: exact.then_some(DETERMINISTIC_SPINS_PER_US),
+            },
+            place: place.clone(),
+        };
+        if place.mode() != Mode::Deterministic {
+            return Ok(vec![job(commands, self.families.clone(), self.seed, self.runs, false)]);
+        }
+        let mut jobs = Vec::new();
+        for seed in (self.seed..).take(self.runs as usize) {
+            for family in &self.families {
+                for command in &commands {
+                    jobs.push(job(vec![command.clone()], vec![family.clone()], seed, 1, true));
+                }
+            }
+        }
+        Ok(jobs)
+    }
+}
+
+fn named_command(contender: &Contender) -> Result<NamedCommand> {
+    Ok(NamedCommand { label: contender.label.clone(), command: contender.command()? })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn families_keep_together_and_in_order() {
+        let all = families(&["pipe".into()]).unwrap();
+        assert_eq!(all, [["pipe"]]);
+        let error = families(&["pip".into()]).unwrap_err().to_string();
+        assert!(error.contains("pip") && error.contains("pipe"), "{error}");
+        assert!(families(&[]).is_err());
+    }
+}

@@ -1,0 +1,52 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! Finding programs.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context as _, Result, bail};
+
+/// The path of a program: `name` itself if it has a slash, else the first in PATH.
+pub fn find_program(name: &str) -> Option<PathBuf> {
+    if name.contains('/') {
+        return is_program(Path::new(name)).then(|| name.into());
+    }
+    let path = std::env::var_os("PATH")?;
+    std::env::split_paths(&path).map(|dir| dir.join(name)).find(|file| is_program(file))
+}
+
+fn is_program(file: &Path) -> bool {
+    fs::metadata(file).is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
+}
+
+/// scx_run: the one beside this program, else the one in PATH.
+pub fn scx_run() -> Result<PathBuf> {
+    let beside = std::env::current_exe().context("cannot find this program")?.with_file_name("scx_run");
+    if is_program(&beside) {
+        return Ok(beside);
+    }
+    find_program("scx_run").with_context(|| {
+        format!("there is no {} and none in PATH; build it with `cargo build --release`", beside.display())
+    })
+}
+
+/// Names of the built-in policies, as scx_run lists them.
+pub fn built_in_policies() -> Result<Vec<String>> {
+    #[derive(serde::Deserialize)]
+    struct Policy {
+        name: String,
+    }
+    let scx_run = scx_run()?;
+    let output = Command::new(&scx_run)
+        .args(["list", "--json"])
+        .output()
+        .with_context(|| format!("cannot run {}", scx_run.display()))?;
+    if !output.status.success() {
+        bail!("{} list: {}", scx_run.display(), String::from_utf8_lossy(&output.stderr).trim());
+    }
+    let policies: Vec<Policy> = serde_json::from_slice(&output.stdout)
+        .with_context(|| format!("{} is of another version", scx_run.display()))?;
+    Ok(policies.into_iter().map(|policy| policy.name).collect())
+}
