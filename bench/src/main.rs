@@ -1,5 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! `scx_bench` will compare policies under load. Nothing is measured here yet: it says so and fails.
+//! `scx_bench`: compare scheduling policies under load, so that a repeat gives the same answer.
+
+mod kernel_view;
+mod model;
+mod workload;
 
 use std::process::ExitCode;
 

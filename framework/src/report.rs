@@ -8,7 +8,7 @@ use crate::policy::PolicyInForce;
 use crate::swap::Via;
 
 /// What a swap did.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct SwapReport {
     /// The policy that was replaced.
     pub from: String,

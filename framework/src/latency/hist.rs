@@ -99,6 +99,22 @@ impl Histogram {
         self.max = self.max.max(other.max);
     }
 
+    /// A histogram out of what another was taken apart into: `(bucket, count)`, the sum and the maximum.
+    /// Buckets that do not exist count as the last one.
+    pub fn from_parts(buckets: impl IntoIterator<Item = (u32, u64)>, sum: u64, max: u64) -> Self {
+        let mut hist = Self { sum, max, ..Self::default() };
+        for (bucket, n) in buckets {
+            hist.buckets[(bucket as usize).min(BUCKETS - 1)] += n;
+            hist.count += n;
+        }
+        hist
+    }
+
+    /// `(bucket, count)` of the buckets that are not empty, ascending.
+    pub fn non_empty(&self) -> impl Iterator<Item = (u32, u64)> + '_ {
+        self.buckets.iter().zip(0..).filter(|(n, _)| **n > 0).map(|(n, bucket)| (bucket, *n))
+    }
+
     /// Samples.
     pub fn count(&self) -> u64 {
         self.count
@@ -242,6 +258,12 @@ mod tests {
             let hist: Histogram = values.into_iter().collect();
             prop_assert!(hist.percentile(p.min(q)) <= hist.percentile(p.max(q)));
             prop_assert!(hist.percentile(p.max(q)).unwrap() <= hist.max());
+        }
+
+        #[test]
+        fn parts_make_the_whole(values in durations()) {
+            let hist: Histogram = values.into_iter().collect();
+            prop_assert_eq!(&Histogram::from_parts(hist.non_empty(), hist.sum(), hist.max()), &hist);
         }
 
         #[test]

@@ -1,0 +1,184 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! Workloads: loads with metrics. Each is a small module; [`all`] lists them.
+
+mod pipe;
+mod threads;
+
+use std::fs;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use framework::latency::{LatencyMeter, Sample};
+
+use crate::model::{Better, Measured, MetricSpec, Source, WorkloadSpec};
+
+/// A load with metrics.
+pub trait Workload: Sync {
+    /// Name, family, description, metrics.
+    fn spec(&self) -> WorkloadSpec;
+
+    /// What this machine lacks to run it: one line with the cure.
+    fn missing(&self) -> Option<String> {
+        None
+    }
+
+    /// Programs outside that it runs, for the versions in the report and to be taken into a virtual machine.
+    fn programs(&self) -> &'static [&'static str] {
+        &[]
+    }
+
+    /// Prepares the load, lets `context` [warm up and measure](Context::measure), ends the load.
+    ///
+    /// The contender is in charge from before this call until after it. All threads and processes that it
+    /// starts have ended when it returns, whether or not it fails.
+    fn run(&self, context: &mut Context) -> Result<Measured>;
+}
+
+/// All workloads, in the order of reports.
+pub fn all() -> &'static [&'static dyn Workload] {
+    &[&pipe::Pipe]
+}
+
+/// Where a run stands. Threads of a load look at it to know what counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// The load runs, nothing counts.
+    WarmUp,
+    /// What is done now counts.
+    Measuring,
+    /// It is over: threads end.
+    Over,
+}
+
+/// The phase, shared with the threads of a load.
+#[derive(Debug, Default)]
+pub struct PhaseCell(AtomicU8);
+
+impl PhaseCell {
+    /// The present phase.
+    pub fn get(&self) -> Phase {
+        match self.0.load(Ordering::Relaxed) {
+            0 => Phase::WarmUp,
+            1 => Phase::Measuring,
+            _ => Phase::Over,
+        }
+    }
+
+    /// Whether what is done now counts.
+    pub fn measuring(&self) -> bool {
+        self.get() == Phase::Measuring
+    }
+
+    /// Whether to end.
+    pub fn over(&self) -> bool {
+        self.get() == Phase::Over
+    }
+
+    fn set(&self, phase: Phase) {
+        self.0.store(phase as u8, Ordering::Relaxed);
+    }
+}
+
+/// What a run of a workload is given.
+pub struct Context<'a> {
+    /// Online CPUs.
+    pub cpus: u32,
+    /// How long to measure.
+    pub seconds: Duration,
+    /// How long the load runs before; a tenth of `seconds`.
+    pub warm_up: Duration,
+    /// Seed of everything random.
+    pub seed: u64,
+    /// Iterations of [`spin`] that take a microsecond on an idle machine.
+    pub spins_per_us: u64,
+    /// An empty folder for files, removed after the run.
+    pub scratch: PathBuf,
+    meter: &'a mut LatencyMeter,
+    kernel: Option<Sample>,
+}
+
+impl<'a> Context<'a> {
+    /// A context for a run.
+    pub fn new(
+        machine: &crate::model::Machine,
+        seconds: Duration,
+        seed: u64,
+        scratch: PathBuf,
+        meter: &'a mut LatencyMeter,
+    ) -> Self {
+        Context {
+            cpus: machine.cpus,
+            seconds,
+            warm_up: seconds / 10,
+            seed,
+            spins_per_us: machine.spins_per_us,
+            scratch,
+            meter,
+            kernel: None,
+        }
+    }
+
+    /// Warms up, measures, and says for how long it really was. `phase` tells the load, which must be running.
+    pub fn measure(&mut self, phase: &PhaseCell) -> Result<Duration> {
+        std::thread::sleep(self.warm_up);
+        drop(self.meter.rotate()?);
+        phase.set(Phase::Measuring);
+        let start = Instant::now();
+        std::thread::sleep(self.seconds);
+        phase.set(Phase::Over);
+        let took = start.elapsed();
+        self.kernel = Some(self.meter.rotate()?);
+        Ok(took)
+    }
+
+    /// Measures while `load` runs, for programs that cannot be told when to begin. No warm-up.
+    pub fn measure_while<T>(&mut self, load: impl FnOnce() -> Result<T>) -> Result<T> {
+        drop(self.meter.rotate()?);
+        let outcome = load();
+        self.kernel = Some(self.meter.rotate()?);
+        outcome
+    }
+
+    /// What the kernel's probes have seen while it was measured.
+    pub fn into_kernel_view(self) -> Option<Sample> {
+        self.kernel
+    }
+}
+
+/// Computes for `iterations`; see [`Context::spins_per_us`].
+pub fn spin(iterations: u64) {
+    for n in 0..iterations {
+        std::hint::black_box(n);
+    }
+}
+
+/// Whether a program is in PATH: its path.
+pub fn find_program(name: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH")?;
+    std::env::split_paths(&path)
+        .map(|dir| dir.join(name))
+        .find(|file| fs::metadata(file).is_ok_and(|m| m.is_file()))
+}
+
+/// A metric with a value a run.
+pub fn value(name: &str, unit: &str, better: Better) -> MetricSpec {
+    MetricSpec { name: name.into(), unit: unit.into(), better, source: Source::Value }
+}
+
+/// Percentiles of a histogram of nanoseconds, in microseconds: `NAME_p50`, `NAME_p999`, `NAME_max`. Lower is better.
+pub fn percentiles(histogram: &str, ps: &[f64]) -> Vec<MetricSpec> {
+    ps.iter()
+        .map(|p| MetricSpec {
+            // p99.9 is p999, p100 is max.
+            name: match p {
+                100.0 => format!("{histogram}_max"),
+                p => format!("{histogram}_p{}", p.to_string().replace('.', "")),
+            },
+            unit: "us".into(),
+            better: Better::Lower,
+            source: Source::Percentile { histogram: histogram.into(), p: *p, scale: 1e-3 },
+        })
+        .collect()
+}
