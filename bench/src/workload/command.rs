@@ -131,7 +131,8 @@ impl Group {
         Ok(self.0.wait()?)
     }
 
-    fn kill(&self) {
+    /// Kills all of it, without waiting for its end.
+    pub fn kill(&self) {
         // SAFETY: kill takes plain integers; the group is ours as long as its leader has not been waited for.
         unsafe { libc::kill(-self.id().cast_signed(), libc::SIGKILL) };
     }

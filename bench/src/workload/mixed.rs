@@ -16,10 +16,10 @@ use super::threads::{Body, run_threads};
 use super::{Context, PhaseCell, Workload, percentiles, spin, value};
 use crate::model::{Better, Measured, WorkloadSpec};
 
-/// Time between two releases of a critical thread, ns.
-const PERIOD: u64 = 2_000_000;
+/// Time between two releases of a critical thread, ns; about that of a small audio buffer.
+const PERIOD: u64 = 5_000_000;
 /// Its work, us: with a thread for every two CPUs 5 % of the CPUs.
-const CRITICAL_US: u64 = 200;
+const CRITICAL_US: u64 = 500;
 /// Sleepers a CPU. They ask for some 4 % of it.
 const SLEEPERS: u32 = 4;
 /// How long they sleep, us.
@@ -57,7 +57,7 @@ impl Workload for Mixed {
         WorkloadSpec {
             name: "mixed".into(),
             family: "mixed".into(),
-            description: "periodic threads (2 ms), a CPU hog a CPU and many sleepers: lateness and missed \
+            description: "periodic threads (5 ms), a CPU hog a CPU and many sleepers: lateness and missed \
                           periods of the first, throughput of the others"
                 .into(),
             command: None,

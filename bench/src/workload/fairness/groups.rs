@@ -56,15 +56,15 @@ impl Workload for FairGroups {
 
     fn run(&self, context: &mut Context<'_>) -> Result<Measured> {
         let _controller = CpuController::enable()?;
-        let mut groups = Vec::new();
+        let mut groups = BusyGroups(Vec::new());
         for weight in WEIGHTS {
             let mut group = BusyGroup::new(weight)?;
-            for _ in 0..PROCESSES * context.cpus {
-                group.start_process()?;
-            }
-            groups.push(group);
+            let started = (0..PROCESSES * context.cpus).try_for_each(|_| group.start_process());
+            groups.0.push(group);
+            started?;
         }
-        let (times, took) = run_threads(context, vec![Body::new("sampler", |phase| sample(phase, &groups))])?;
+        let sampler = Body::new("sampler", |phase| sample(phase, &groups.0));
+        let (times, took) = run_threads(context, vec![sampler])?;
         let times = times.into_iter().collect::<Result<Vec<_>>>()?.concat();
         let cap = took.as_micros() as f64 * f64::from(context.cpus);
         Ok(super::results(&times, &WEIGHTS.map(f64::from), cap)?.measured())
@@ -108,6 +108,16 @@ impl Drop for CpuController {
             // Somebody else may have begun to use it; then it stays.
             let _ = fs::write(Path::new(ROOT).join("cgroup.subtree_control"), "-cpu");
         }
+    }
+}
+
+/// Groups that end together.
+struct BusyGroups(Vec<BusyGroup>);
+
+impl Drop for BusyGroups {
+    fn drop(&mut self) {
+        // All are killed before any is waited for: it takes CPU time to die, and the others leave none.
+        self.0.iter().flat_map(|group| &group.processes).for_each(Group::kill);
     }
 }
 
