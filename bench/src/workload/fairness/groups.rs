@@ -2,6 +2,7 @@
 //! Control groups of different weights, with always-running processes in them.
 
 use std::fs;
+use std::io::{PipeReader, pipe};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::thread;
@@ -57,12 +58,16 @@ impl Workload for FairGroups {
     fn run(&self, context: &mut Context<'_>) -> Result<Measured> {
         let _controller = CpuController::enable()?;
         let mut groups = BusyGroups(Vec::new());
+        // The processes wait until the other end is closed: with some of them busy, it would take long to start
+        // the others under a contender that lets new ones wait.
+        let (gate, keeper) = pipe().context("cannot make a pipe")?;
         for weight in WEIGHTS {
             let mut group = BusyGroup::new(weight)?;
-            let started = (0..PROCESSES * context.cpus).try_for_each(|_| group.start_process());
+            let started = (0..PROCESSES * context.cpus).try_for_each(|_| group.start_process(&gate));
             groups.0.push(group);
             started?;
         }
+        drop((gate, keeper));
         let sampler = Body::new("sampler", |phase| sample(phase, &groups.0));
         let (times, took) = run_threads(context, vec![sampler])?;
         let times = times.into_iter().collect::<Result<Vec<_>>>()?.concat();
@@ -136,9 +141,10 @@ impl BusyGroup {
         Ok(group)
     }
 
-    fn start_process(&mut self) -> Result<()> {
+    fn start_process(&mut self, gate: &PipeReader) -> Result<()> {
+        let gate = gate.try_clone().context("cannot duplicate a descriptor")?;
         let mut busy = Command::new("sh");
-        busy.args(["-c", "while :; do :; done"]).stdin(Stdio::null()).stdout(Stdio::null());
+        busy.args(["-c", "read line; while :; do :; done"]).stdin(gate).stdout(Stdio::null());
         let process = Group::start(&mut busy).context("cannot start sh")?;
         let moved = write(&self.path.join("cgroup.procs"), &process.id().to_string());
         self.processes.push(process);

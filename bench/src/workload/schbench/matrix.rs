@@ -40,10 +40,10 @@ impl Matrices {
     /// Naively: row by column, with the cache misses that come with it.
     fn multiply(&mut self) {
         let [left, right] = &self.factors;
-        for row in 0..SIZE {
-            for column in 0..SIZE {
-                let terms = (0..SIZE).map(|k| left[row * SIZE + k].wrapping_mul(right[k * SIZE + column]));
-                self.product[row * SIZE + column] = terms.fold(0, u64::wrapping_add);
+        for (row, entries) in left.chunks_exact(SIZE).zip(self.product.chunks_exact_mut(SIZE)) {
+            for (column, entry) in entries.iter_mut().enumerate() {
+                let column = right[column..].iter().step_by(SIZE);
+                *entry = row.iter().zip(column).fold(0, |sum, (a, b)| sum.wrapping_add(a.wrapping_mul(*b)));
             }
         }
     }

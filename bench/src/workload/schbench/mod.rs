@@ -13,7 +13,7 @@
 //!   wakeup's latency counts from its own wake time.
 //! * Times are in ns from CLOCK_MONOTONIC, not in us from gettimeofday, and a latency of 0 counts.
 //! * Requests a second are those that ended while it was measured over that time. schbench prints the mean over
-//!   its nominal runtime.
+//!   its nominal runtime, its warm-up included.
 //! * There is no request queue (-R), automatic rate (-A), pipe mode (-p), pinning (-M, -W) or shared matrix
 //!   (--split).
 

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use serde::Deserialize;
@@ -16,7 +17,8 @@ use crate::workload::{Context, command};
 /// Its name in PATH.
 pub const NAME: &str = "schbench";
 
-/// Seconds that it runs before it forgets what it has measured.
+/// Seconds that it runs before it forgets the latencies that it has measured. They are part of its runtime, and
+/// of what it calculates the rate from.
 const WARM_UP: u32 = 1;
 
 /// Metrics and what they are called in its JSON.
@@ -40,7 +42,7 @@ pub fn command_line(load: Schbench) -> String {
         Schbench::Half => ("CPUS/2", "100"),
         Schbench::Overload => ("4*CPUS", "100"),
     };
-    format!("{NAME} {}", args(["1", workers, sleep_us, "SECONDS", "FILE"]).join(" "))
+    format!("{NAME} {}", args(["1", workers, sleep_us, "SECONDS+1", "FILE"]).join(" "))
 }
 
 fn args([messengers, workers, sleep_us, seconds, file]: [&str; 5]) -> Vec<String> {
@@ -53,7 +55,7 @@ fn args([messengers, workers, sleep_us, seconds, file]: [&str; 5]) -> Vec<String
 
 pub fn run(context: &mut Context<'_>, shape: Shape) -> Result<Measured> {
     let file = context.scratch.join("schbench.json");
-    let seconds = context.whole_seconds();
+    let seconds = context.whole_seconds() + Duration::from_secs(WARM_UP.into());
     let args = args([
         &shape.messengers.to_string(),
         &shape.workers.to_string(),
