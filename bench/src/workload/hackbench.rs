@@ -10,7 +10,7 @@ use crate::model::{Better, Measured, WorkloadSpec};
 /// Senders, and receivers, of a group. With a group for every two CPUs there are ten tasks a CPU.
 const FDS: &str = "10";
 /// Messages from each sender to each receiver of its group: about a second on 4 emulated CPUs.
-const LOOPS: &str = "150";
+const LOOPS: &str = "300";
 
 /// The program.
 pub struct Hackbench;
