@@ -1,9 +1,26 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! Workloads: loads with metrics. Each is a small module; [`all`] lists them.
 
+mod antagonist;
+mod arrivals;
+mod bursty;
+mod command;
+mod cyclictest;
+mod fairness;
+mod forkstorm;
+mod hackbench;
+mod hog;
+mod mixed;
+mod perf;
 mod pipe;
+mod results;
+mod schbench;
+mod server;
+mod stress_ng;
+mod sys;
 mod threads;
-
+#[cfg(test)]
+mod trial;
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -39,7 +56,31 @@ pub trait Workload: Sync {
 
 /// All workloads, in the order of reports.
 pub fn all() -> &'static [&'static dyn Workload] {
-    &[&pipe::Pipe]
+    use schbench::Schbench;
+    &[
+        &Schbench::Idle,
+        &Schbench::Half,
+        &Schbench::Overload,
+        &stress_ng::StressNg("switch"),
+        &stress_ng::StressNg("context"),
+        &stress_ng::StressNg("fork"),
+        &stress_ng::StressNg("futex"),
+        &stress_ng::StressNg("pipe"),
+        &stress_ng::StressNg("cpu"),
+        &hackbench::Hackbench,
+        &cyclictest::Cyclictest,
+        &perf::Perf::Pipe,
+        &perf::Perf::Messaging,
+        &pipe::Pipe,
+        &mixed::Mixed,
+        &forkstorm::Forkstorm,
+        &fairness::FairThreads,
+        &fairness::FairGroups,
+        &bursty::Bursty(50),
+        &bursty::Bursty(70),
+        &bursty::Bursty(90),
+        &antagonist::Antagonist,
+    ]
 }
 
 /// Where a run stands. Threads of a load look at it to know what counts.
@@ -108,7 +149,7 @@ impl<'a> Context<'a> {
         seconds: Duration,
         seed: u64,
         scratch: PathBuf,
-        meter: &'a mut LatencyMeter,
+        meter: Option<&'a mut LatencyMeter>,
     ) -> Self {
         Context {
             cpus: machine.cpus,
@@ -145,11 +186,16 @@ impl<'a> Context<'a> {
     }
 
     /// Measures while `load` runs, for programs that cannot be told when to begin. No warm-up.
-    pub fn measure_while<T>(&mut self, load: impl FnOnce() -> Result<T>) -> Result<T> {
+    pub fn measure_while<T>(&mut self, load: impl FnOnce(&Self) -> Result<T>) -> Result<T> {
         self.begin_window()?;
-        let outcome = load();
+        let outcome = load(self);
         self.end_window()?;
         outcome
+    }
+
+    /// [`seconds`](Self::seconds) for programs that take none but whole ones: rounded, at least one.
+    pub fn whole_seconds(&self) -> Duration {
+        Duration::from_secs((self.seconds.as_secs_f64().round() as u64).max(1))
     }
 
     /// What the kernel's probes have seen while it was measured.
