@@ -273,6 +273,42 @@ fn swap_cell(via: &str, outside_ms: f64, round: u32, rng: &mut SmallRng) -> Swap
     }
 }
 
+/// A small one, the example of `docs/report-json.md`.
+pub fn example() -> Report {
+    let mut report = empty(Kind::Compare, Mode::Vm);
+    report.settings.contenders.truncate(2);
+    report.settings.command =
+        ["scx_bench", "compare", "--runs", "2", "kernel", "fifo"].map(String::from).to_vec();
+    report.settings.runs = 2;
+    report.workloads.truncate(1);
+    report.workloads[0].metrics.extend(percentiles("trip", &[99.0]));
+    for (contender, per_switch, trip) in
+        [("kernel", [1420.0, 1424.5], 2_900), ("fifo", [1551.5, 1549.0], 3_100)]
+    {
+        for round in 0..2 {
+            let hist: Histogram = [trip, trip + 40, 2 * trip + u64::from(round)].into_iter().collect();
+            report.cells.push(Cell {
+                contender: contender.into(),
+                workload: "pipe".into(),
+                cpus: 8,
+                round,
+                seed: 1 + u64::from(round),
+                measured: Measured {
+                    values: [("per_switch".to_owned(), per_switch[round as usize])].into(),
+                    histograms: [("trip".to_owned(), (&hist).into())].into(),
+                },
+            });
+        }
+    }
+    report.failures.push(Failure {
+        contender: "fifo".into(),
+        workload: Some("pipe".into()),
+        round: 1,
+        message: "an example of a failure".into(),
+    });
+    report
+}
+
 /// One of each.
 pub fn all() -> Vec<(&'static str, Report)> {
     vec![("compare", compare()), ("scale", scale()), ("cost", cost()), ("swap", swap())]

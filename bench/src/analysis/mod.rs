@@ -65,7 +65,7 @@ pub enum Verdict {
 pub enum Flag {
     /// The runs' values vary: their MAD exceeds 5 % of their median.
     Noisy,
-    /// A run is far from the others: its modified z-score exceeds 3.5.
+    /// A run is far from the others: its modified z-score exceeds 3.5, and it is more than 5 % off the median.
     Outliers,
 }
 
@@ -228,6 +228,11 @@ fn draft(
     }
 }
 
+/// Whether all values of both are the same. Of zeros there may be more on one side.
+fn constant(a: &[f64], b: &[f64]) -> bool {
+    a.iter().chain(b).all(|value| *value == a[0])
+}
+
 impl Contrast {
     fn new(contender: &Runs, baseline: &Runs, paired: bool) -> Self {
         let all = |runs: &Runs| (0..runs.values.len()).collect::<Vec<_>>();
@@ -250,7 +255,7 @@ impl Contrast {
                 |picks| estimate(baseline, &b, picks),
             ),
             p: if paired { stats::paired_p(&va, &vb) } else { stats::welch_p(&va, &vb) },
-            identical: va.len() > 1 && va == vb,
+            identical: va.len() > 1 && vb.len() > 1 && (va == vb || constant(&va, &vb)),
         }
     }
 

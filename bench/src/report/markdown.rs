@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 
 use super::numbers::{p, quantity, ratio};
 use super::swaps;
-use super::view::{View, about_mode, mode_name, symbol};
+use super::view::{View, about_mode, command_line, mode_name, symbol};
 use crate::analysis::{Comparison, Flag, Verdict, cpu_counts};
 
 /// The content of report.md.
@@ -119,7 +119,7 @@ fn settings(out: &mut String, view: &View<'_>) {
             let _ = writeln!(out, "**{}**\n", cell(&origin.label));
         }
         // In code, so that an option remains as it was typed.
-        let _ = writeln!(out, "- command: `{}`", s.command.join(" ").replace('`', "'"));
+        let _ = writeln!(out, "- command: `{}`", command_line(s).replace('`', "'"));
         let _ = writeln!(
             out,
             "- scx_bench {}, mode {}, {} runs of {} s, seed {}, {}",

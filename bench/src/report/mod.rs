@@ -12,7 +12,7 @@ mod swaps;
 mod view;
 
 use std::fs;
-use std::io::Write as _;
+use std::io::{Error, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
@@ -77,12 +77,16 @@ fn write_file(dir: &Path, path: &Path, content: &[u8]) -> Result<()> {
         .prefix(".scx_bench-")
         .permissions(fs::Permissions::from_mode(0o644))
         .tempfile_in(dir)
-        // Its own message has the name of a file that nobody knows.
-        .map_err(|e| e.raw_os_error().map_or(e, std::io::Error::from_raw_os_error))?;
-    file.write_all(content)?;
+        .map_err(without_path)?;
+    file.write_all(content).map_err(without_path)?;
     file.as_file().sync_all()?;
-    file.persist(path).map_err(|e| e.error)?;
+    file.persist(path).map_err(|e| without_path(e.error))?;
     Ok(())
+}
+
+/// tempfile tells the name of its file, which nobody knows, after the cause: only the kind of that remains.
+fn without_path(error: Error) -> Error {
+    if error.raw_os_error().is_some() { error } else { error.kind().into() }
 }
 
 #[cfg(test)]

@@ -38,6 +38,8 @@ pub fn quantity(value: f64, unit: &str) -> String {
         return format!("{} {unit}", three(value * ns / length));
     }
     let number = match value.abs() {
+        // A number of things, unless it is a mean of some.
+        n if unit.is_empty() && n < 999.5 && n.fract() == 0.0 => format!("{value}"),
         n if n < 999.5 => three(value),
         n if !unit.contains("/s") && n < 1e7 && value > 0.0 => grouped(value.round() as u64),
         n if n < 999.5e3 => format!("{}k", three(value / 1e3)),
@@ -117,6 +119,8 @@ mod tests {
             (45_678.0, "/s", "45.7k/s"),
             (2_345.0, "instructions", "2,345 instructions"),
             (0.04, "", "0.0400"),
+            (4.0, "", "4"),
+            (4.5, "", "4.50"),
         ] {
             assert_eq!(quantity(value, unit), text);
         }

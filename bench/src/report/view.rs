@@ -53,6 +53,12 @@ pub fn words(verdict: Verdict) -> &'static str {
     }
 }
 
+/// The command line, as it would be typed.
+pub fn command_line(settings: &Settings) -> String {
+    let words = || settings.command.iter().map(String::as_str);
+    shlex::try_join(words()).unwrap_or_else(|_| words().collect::<Vec<_>>().join(" "))
+}
+
 /// What a mode can tell and what not.
 pub fn about_mode(mode: Mode) -> &'static str {
     match mode {

@@ -5,7 +5,7 @@ use maud::{Markup, html};
 
 use crate::analysis::{ALPHA, MIN_EFFECT};
 use crate::model::{Machine, Settings};
-use crate::report::view::{Origin, View, about_mode, mode_name};
+use crate::report::view::{Origin, View, about_mode, command_line, mode_name};
 use crate::stats::RESAMPLES;
 
 /// The section on failures, if there are any.
@@ -76,9 +76,10 @@ fn line(name: &str, value: &Markup) -> Markup {
 }
 
 fn run(settings: &Settings, origin: &Origin) -> Markup {
-    let seeds = format!("{} and those that follow", settings.seed);
+    let last = settings.seed.saturating_add(u64::from(settings.runs.saturating_sub(1)));
+    let seeds = if last == settings.seed { last.to_string() } else { format!("{} to {last}", settings.seed) };
     html! {
-        (line("command", &html! { code { (settings.command.join(" ")) } }))
+        (line("command", &html! { code { (command_line(settings)) } }))
         (line("scx_bench", &html! { (settings.version) }))
         (line("mode", &html! { (mode_name(settings.mode)) }))
         (line("contenders", &html! {
@@ -88,7 +89,7 @@ fn run(settings: &Settings, origin: &Origin) -> Markup {
             }
         }))
         (line("runs", &html! { (settings.runs) }))
-        (line("seed", &html! { (seeds) }))
+        (line("seeds", &html! { (seeds) }))
         (line("measured, each run", &html! { (settings.seconds) " s" }))
         (line("begun", &html! { (origin.created) }))
     }

@@ -60,9 +60,11 @@ fn groups(view: &View<'_>, cpus: u32, shown: &impl Fn(&Comparison) -> bool) -> V
             };
             let bars: Vec<Bar> = row.iter().enumerate().filter_map(bar).collect();
             if !bars.is_empty() {
-                let alone = workload.metrics.len() == 1 || workload.name == metric.name;
-                let label =
-                    if alone { workload.name.clone() } else { format!("{} {}", workload.name, metric.name) };
+                let label = match (view.report.workloads.len(), workload.metrics.len()) {
+                    (1, _) => metric.name.clone(),
+                    (_, 1) => workload.name.clone(),
+                    _ => format!("{} {}", workload.name, metric.name),
+                };
                 groups.push(Group { label, bars });
             }
         }

@@ -8,6 +8,7 @@ use crate::analysis::{Comparison, Flag, Verdict, cpu_counts};
 use crate::model::{Better, Kind, WorkloadSpec};
 use crate::report::numbers::{p, percent, quantity, ratio, three};
 use crate::report::view::{View, symbol, words};
+use crate::stats::Interval;
 
 /// The section. With several numbers of CPUs, each is folded.
 pub fn section(view: &View<'_>) -> Markup {
@@ -27,7 +28,7 @@ pub fn section(view: &View<'_>) -> Markup {
                 },
             }
             p { small { sup { "n" } " noisy: the runs vary, their MAD exceeds 5 % of their median. "
-                sup { "o" } " a run is an outlier." } }
+                sup { "o" } " a run is an outlier: its modified z-score exceeds 3.5 and it is more than 5 % off the median." } }
         }
     }
 }
@@ -103,12 +104,18 @@ fn result(comparison: Option<&Comparison>, kind: Kind) -> Markup {
             }
             @if c.ratio.is_some() {
                 small {
-                    @if let Some(i) = c.interval { (three(i.low)) "–" (three(i.high)) " · " }
+                    @if let Some(i) = c.interval { (ends(i, kind)) " · " }
                     (value)
                 }
             }
         }
     }
+}
+
+fn ends(interval: Interval, kind: Kind) -> String {
+    let end = if kind == Kind::Cost { percent } else { three };
+    let (low, high) = (end(interval.low), end(interval.high));
+    if low == high { low } else { format!("{low}–{high}").replace(" %–", "–") }
 }
 
 /// What is shown where the pointer rests.

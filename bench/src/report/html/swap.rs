@@ -20,7 +20,7 @@ pub fn section(view: &View<'_>) -> Markup {
                 "drained. A task lost is a bug."
             }
             div.scroll {
-                table {
+                table.swaps {
                     thead { tr {
                         th scope="col" { "way" }
                         th scope="col" { "swaps" }

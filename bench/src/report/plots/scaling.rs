@@ -15,7 +15,7 @@ pub struct Curve {
 
 /// A chart of a metric; CPUs are on a binary logarithmic axis.
 pub fn chart(label: &str, unit: &str, curves: &[Curve]) -> String {
-    svg((460, 270), label, |area| {
+    svg((350, 230), label, |area| {
         let points = || curves.iter().flat_map(|curve| &curve.points);
         let mut cpus: Vec<u32> = points().map(|(cpus, _)| *cpus).collect();
         cpus.sort_unstable();
