@@ -1,15 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! What follows from a report: which contender is better at what, and whether that is more than chance.
 
-mod against;
+pub mod against;
 mod runs;
 mod scaling;
 
 use serde::{Deserialize, Serialize};
 
-pub use against::{Against, Regression, against, regressions};
-pub use runs::{Merged, Runs, value_of};
-pub use scaling::{ScalingLimit, scaling_limits};
+pub use runs::{Runs, value_of};
+pub use scaling::scaling_limits;
 
 use crate::kernel_view;
 use crate::model::{Better, Cell, MetricSpec, Mode, Report, WorkloadSpec};

@@ -4,6 +4,7 @@
 use rand::rngs::SmallRng;
 use rand::{Rng as _, SeedableRng as _};
 
+use super::against::{against, regressions};
 use super::*;
 use crate::fixture;
 use crate::model::{Kind, Measured};

@@ -3,7 +3,7 @@
 
 mod csv;
 mod html;
-mod json;
+pub mod json;
 mod markdown;
 mod numbers;
 mod plots;
@@ -18,7 +18,6 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 
-pub use json::read;
 pub use side_by_side::side_by_side;
 
 use crate::analysis::Document;

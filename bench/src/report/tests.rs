@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 
+use super::json::read;
 use super::*;
 use crate::analysis::Verdict;
 use crate::fixture;

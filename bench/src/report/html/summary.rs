@@ -54,7 +54,7 @@ fn matrices(view: &View<'_>, cpus: u32) -> Markup {
 fn matrix(view: &View<'_>, cpus: u32, workload: &WorkloadSpec, metrics: &[&str]) -> Markup {
     html! {
         div.scroll {
-            table.matrix style={ "--min:" (190 + 150 * view.contenders.len()) "px" } {
+            table.matrix style={ "--min:" (190 + 178 * view.contenders.len()) "px" } {
                 colgroup { col.name; @for _ in &view.contenders { col; } }
                 thead { tr {
                     th scope="col" { "metric" }
