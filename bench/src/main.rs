@@ -1,8 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! `scx_bench`: compare scheduling policies under load, so that a repeat gives the same answer.
 
+mod analysis;
+#[cfg(test)]
+mod fixture;
 mod kernel_view;
 mod model;
+mod report;
+mod stats;
 mod workload;
 
 use std::process::ExitCode;
