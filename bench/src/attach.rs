@@ -44,7 +44,7 @@ impl Attached {
         }
         let Some(command) = &contender.command else { return Ok(Attached { scheduler: None }) };
         let mut program = Program::start(&contender.label, command, scratch)?;
-        program.wait_attached(ATTACH_PATIENCE)?;
+        program.wait_attached(state.enable_seq, ATTACH_PATIENCE)?;
         Ok(Attached { scheduler: Some(program) })
     }
 
@@ -55,11 +55,6 @@ impl Attached {
             None if KernelState::read().enabled() => bail!("something attached itself meanwhile"),
             None => Ok(()),
         }
-    }
-
-    /// Process id of the scheduler's program.
-    pub fn pid(&self) -> Option<u32> {
-        Some(self.scheduler.as_ref()?.child.id())
     }
 
     /// Takes it off and waits until the kernel's default is in charge.
@@ -85,14 +80,15 @@ impl Program {
         Ok(Program { name: name.into(), child, output, state: None })
     }
 
-    fn wait_attached(&mut self, patience: Duration) -> Result<()> {
+    fn wait_attached(&mut self, seq_before: Option<u64>, patience: Duration) -> Result<()> {
         let start = Instant::now();
         loop {
             if let Some(status) = self.child.try_wait().context("cannot wait for the scheduler")? {
                 bail!("{} ended with {status} before it attached{}", self.name, self.last_lines());
             }
             let state = KernelState::read();
-            if state.enabled() {
+            // The kernel counts the enabling a moment after it is done.
+            if state.enabled() && (seq_before.is_none() || state.enable_seq != seq_before) {
                 self.state = Some((state.ops, state.enable_seq));
                 return Ok(());
             }
@@ -143,7 +139,11 @@ impl Program {
         let text = fs::read_to_string(&self.output).unwrap_or_default();
         let lines: Vec<_> = text.lines().map(str::trim_end).filter(|line| !line.is_empty()).collect();
         let last = &lines[lines.len().saturating_sub(LAST_LINES)..];
-        if last.is_empty() { "; it printed nothing".into() } else { format!("; it printed:\n  {}", last.join("\n  ")) }
+        if last.is_empty() {
+            "; it printed nothing".into()
+        } else {
+            format!("; it printed:\n  {}", last.join("\n  "))
+        }
     }
 }
 

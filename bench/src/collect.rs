@@ -36,12 +36,17 @@ pub struct Collected {
 }
 
 enum News {
-    Told(usize, Event),
+    Told(usize, Box<Event>),
     Ended(usize, Result<(), String>),
 }
 
 /// Does jobs, `parallel` at a time. A signal ends those that run and leaves out the rest.
-pub fn run(jobs: &[Placed], parallel: usize, signals: &Receiver<()>, progress: &mut Progress) -> Result<Collected> {
+pub fn run(
+    jobs: &[Placed],
+    parallel: usize,
+    signals: &Receiver<()>,
+    progress: &mut Progress,
+) -> Result<Collected> {
     let (sender, news) = unbounded();
     // Theirs, since they may be ended before they can tidy up.
     let scratch = tempfile::tempdir().context("cannot make a folder for temporary files")?;
@@ -69,7 +74,7 @@ pub fn run(jobs: &[Placed], parallel: usize, signals: &Receiver<()>, progress: &
             recv(news) -> news => match news.context("the threads that listen are gone")? {
                 News::Told(job, event) => {
                     progress.event(&event);
-                    collected.events[job].push(event);
+                    collected.events[job].push(*event);
                 }
                 News::Ended(job, outcome) => {
                     running.retain(|(number, _)| *number != job);
@@ -112,9 +117,11 @@ fn listen(number: usize, mut child: Child, errors: File, news: &Sender<News>) ->
     let mut done = false;
     for line in BufReader::new(stdout).lines() {
         let line = line.context("cannot read what was measured")?;
-        let Ok(event) = serde_json::from_str(&line) else { bail!("cannot understand what was measured: {line}") };
+        let Ok(event) = serde_json::from_str(&line) else {
+            bail!("cannot understand what was measured: {line}")
+        };
         done |= event == Event::Done;
-        let _ = news.send(News::Told(number, event));
+        let _ = news.send(News::Told(number, Box::new(event)));
     }
     let status = child.wait().context("cannot wait for the measuring")?;
     if done && status.success() {
@@ -130,7 +137,9 @@ fn last_words(mut errors: File) -> String {
     let read = errors.seek(SeekFrom::Start(0)).and_then(|_| errors.read_to_string(&mut text));
     let lines: Vec<_> = text.lines().filter(|line| !line.trim().is_empty()).collect();
     match read {
-        Ok(_) if !lines.is_empty() => format!("it said: {}", lines[lines.len().saturating_sub(LINES)..].join("\n  ")),
+        Ok(_) if !lines.is_empty() => {
+            format!("it said: {}", lines[lines.len().saturating_sub(LINES)..].join("\n  "))
+        }
         _ => "it said nothing".into(),
     }
 }

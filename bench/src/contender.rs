@@ -167,7 +167,9 @@ impl Contender {
             Scheduler::Policy { policy, .. } if is_path(policy) => vec![policy.into()],
             Scheduler::Policy { .. } => Vec::new(),
             // An argument that is a file is one that the program reads, such as its configuration.
-            Scheduler::Command(words) => words.iter().map(PathBuf::from).filter(|file| file.is_file()).collect(),
+            Scheduler::Command(words) => {
+                words.iter().map(PathBuf::from).filter(|file| file.is_file()).collect()
+            }
         }
     }
 }

@@ -37,6 +37,7 @@ pub fn empty(kind: Kind, mode: Mode) -> Report {
         machine: Some(Machine {
             kernel: "6.17.0-rc4-scx".into(),
             cpu: "AMD EPYC 7B13".into(),
+            accelerator: Some("KVM".into()),
             cpus: 8,
             memory_mib: 16_384,
             cmdline: "console=ttyS0 quiet".into(),
@@ -255,6 +256,7 @@ fn swap_cell(via: &str, outside_ms: f64, round: u32, rng: &mut SmallRng) -> Swap
             to: "vtime".into(),
             via: if via == "slots" { Via::Slots } else { Via::Reload },
             verify_ms: rng.random_range(18.0..25.0),
+            flipped_at_ns: 1_000_000_000,
             flip_ns: if via == "slots" {
                 410 + u64::from(round)
             } else {

@@ -37,8 +37,6 @@ pub enum Task {
         contenders: Vec<NamedCommand>,
         /// Families, each a list of workloads that are run in one go.
         families: Vec<Vec<String>>,
-        /// Count what each op of the contender costs.
-        per_op: bool,
     },
     /// Each way to swap, there and back.
     Swaps {
@@ -73,19 +71,19 @@ pub struct SwapVia {
 pub enum SwapHow {
     /// A running scx_run is asked.
     Ask {
-        /// Policy to start with and to come back to.
-        from: String,
-        /// The other one.
-        to: String,
+        /// The command that starts it with the first of the policies.
+        start: Vec<String>,
+        /// The policies.
+        policies: [String; 2],
         /// By reload instead of slots.
         reload: bool,
     },
     /// One program is ended, the other started.
     Restart {
-        /// To start with and to come back to.
-        from: Vec<String>,
-        /// The other one.
-        to: Vec<String>,
+        /// What reports call them.
+        names: [String; 2],
+        /// To start with and to come back to, and the other one.
+        commands: [Vec<String>; 2],
     },
 }
 

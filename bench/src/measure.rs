@@ -26,7 +26,9 @@ pub fn run(job: &str) -> Result<ExitCode> {
     punctual()?;
     let scratch = tempfile::tempdir().context("cannot make a folder for temporary files")?;
     let workloads = match &job.task {
-        Task::Cells { families, .. } => families.iter().flatten().map(|name| find(name)).collect::<Result<_>>()?,
+        Task::Cells { families, .. } => {
+            families.iter().flatten().map(|name| find(name)).collect::<Result<_>>()?
+        }
         Task::Swaps { .. } => Vec::new(),
     };
     let machine = machine::look(&workloads, job.spins_per_us)?;
@@ -40,7 +42,7 @@ pub fn run(job: &str) -> Result<ExitCode> {
         job: &job,
     };
     match &job.task {
-        Task::Cells { contenders, families, per_op } => bench.cells(contenders, families, *per_op)?,
+        Task::Cells { contenders, families } => bench.cells(contenders, families)?,
         Task::Swaps { vias, swaps } => swapping::run(&job, vias, *swaps, &bench.machine, &bench.scratch)?,
     }
     tell(&Event::Done);
@@ -90,7 +92,7 @@ struct Round {
 }
 
 impl Bench<'_> {
-    fn cells(&mut self, contenders: &[NamedCommand], families: &[Vec<String>], per_op: bool) -> Result<()> {
+    fn cells(&mut self, contenders: &[NamedCommand], families: &[Vec<String>]) -> Result<()> {
         self.leave_out_missing(families)?;
         let warm_up = self.job.warm_up_round.then_some(Round { number: 0, counts: false });
         let rounds = (0..self.job.rounds).map(|number| Round { number, counts: true });
@@ -99,7 +101,7 @@ impl Bench<'_> {
                 // Contenders take turns at being first: what drifts on the machine favours nobody.
                 let first = round.number as usize % contenders.len().max(1);
                 for n in 0..contenders.len() {
-                    self.family(&contenders[(first + n) % contenders.len()], family, round, per_op)?;
+                    self.family(&contenders[(first + n) % contenders.len()], family, round)?;
                 }
             }
         }
@@ -122,7 +124,7 @@ impl Bench<'_> {
     }
 
     /// One contender under the members of a family, attached once.
-    fn family(&mut self, contender: &NamedCommand, family: &[String], round: Round, per_op: bool) -> Result<()> {
+    fn family(&mut self, contender: &NamedCommand, family: &[String], round: Round) -> Result<()> {
         let members: Vec<_> = family.iter().filter(|name| !self.missing.contains(*name)).collect();
         if members.is_empty() || self.failures.get(&contender.label).is_some_and(|n| *n >= MAX_FAILURES) {
             return Ok(());
@@ -142,14 +144,16 @@ impl Bench<'_> {
         let seconds = Duration::from_secs_f64(self.job.seconds / members.len() as f64);
         for name in members {
             let workload = find(name)?;
-            let outcome = self.one(workload, &attached, seconds, round, per_op);
+            let outcome = self.one(workload, seconds, round);
             // A scheduler that has gone is the cause of whatever else went wrong.
             if let Err(error) = attached.check() {
                 self.fail(contender, Some(name), round, &error, 1);
                 return Ok(());
             }
             match outcome {
-                Ok(measured) if round.counts => tell(&Event::Cell(self.cell(contender, name, round, measured))),
+                Ok(measured) if round.counts => {
+                    tell(&Event::Cell(self.cell(contender, name, round, measured)))
+                }
                 Ok(_) => {}
                 Err(error) => self.fail(contender, Some(name), round, &error, 0),
             }
@@ -160,18 +164,12 @@ impl Bench<'_> {
         Ok(())
     }
 
-    fn one(
-        &mut self,
-        workload: &dyn Workload,
-        attached: &Attached,
-        seconds: Duration,
-        round: Round,
-        per_op: bool,
-    ) -> Result<Measured> {
+    fn one(&mut self, workload: &dyn Workload, seconds: Duration, round: Round) -> Result<Measured> {
         let seconds = if round.counts { seconds } else { seconds / WARM_UP_SHARE };
-        let scratch = tempfile::tempdir_in(&self.scratch).context("cannot make a folder for temporary files")?;
+        let scratch =
+            tempfile::tempdir_in(&self.scratch).context("cannot make a folder for temporary files")?;
         let seed = self.job.seed + u64::from(round.number);
-        let ops = per_op.then(|| op_cost::Counting::start(attached)).transpose()?;
+        let ops = workload.counts_ops().then(op_cost::Counting::start).transpose()?;
         let mut context =
             Context::new(&self.machine, seconds, seed, scratch.path().to_owned(), self.meter.as_mut());
         let mut measured = workload.run(&mut context)?;

@@ -90,13 +90,16 @@ pub struct Machine {
     pub kernel: String,
     /// Model of the CPU.
     pub cpu: String,
+    /// What executes it: `KVM` or `TCG` (QEMU's emulation) if it is a virtual machine of `scripts/vm`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub accelerator: Option<String>,
     /// Number of CPUs.
     pub cpus: u32,
     /// Memory, MiB.
     pub memory_mib: u64,
     /// Kernel command line.
     pub cmdline: String,
-    /// Iterations of the generators' loop that take a microsecond here.
+    /// Iterations of the generators' loop that take a microsecond here when all CPUs are busy.
     pub spins_per_us: u64,
     /// Versions of the external workloads, by program.
     pub programs: BTreeMap<String, String>,

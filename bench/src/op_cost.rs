@@ -11,7 +11,6 @@ use std::fs;
 use anyhow::{Context as _, Result};
 use libbpf_rs::query::ProgInfoIter;
 
-use crate::attach::Attached;
 use crate::model::{Better, MetricSpec};
 use crate::workload::value;
 
@@ -19,8 +18,23 @@ const SWITCH: &str = "/proc/sys/kernel/bpf_stats_enabled";
 
 /// Ops that are called often enough to cost anything.
 const OPS: &[&str] = &[
-    "select_cpu", "enqueue", "dequeue", "dispatch", "runnable", "running", "stopping", "quiescent", "tick", "yield",
-    "init_task", "exit_task", "enable", "disable", "set_weight", "set_cpumask", "update_idle",
+    "select_cpu",
+    "enqueue",
+    "dequeue",
+    "dispatch",
+    "runnable",
+    "running",
+    "stopping",
+    "quiescent",
+    "tick",
+    "yield",
+    "init_task",
+    "exit_task",
+    "enable",
+    "disable",
+    "set_weight",
+    "set_cpumask",
+    "update_idle",
 ];
 
 /// Length of a program's name in the kernel, without the NUL.
@@ -51,7 +65,7 @@ impl Drop for Switch {
 
 impl Counting {
     /// Begins to count. Costs time at each call, so what else is measured meanwhile is not comparable.
-    pub fn start(_attached: &Attached) -> Result<Self> {
+    pub fn start() -> Result<Self> {
         fs::write(SWITCH, "1").with_context(|| format!("cannot write {SWITCH}"))?;
         Ok(Counting { switch: Switch, before: totals() })
     }

@@ -89,6 +89,14 @@ impl Place {
         }
     }
 
+    /// Virtual CPUs; 1 for the host, where nobody asks.
+    pub fn cpus(&self) -> u32 {
+        match self {
+            Place::Host => 1,
+            Place::Vm(vm) => vm.cpus,
+        }
+    }
+
     /// The same place with another number of CPUs.
     pub fn with_cpus(&self, cpus: u32) -> Place {
         match self {
@@ -105,7 +113,14 @@ impl Place {
             Place::Host => Command::new(&program),
             Place::Vm(vm) => {
                 let mut command = Command::new(&vm.script);
-                command.args(["--timeout", "0", "--memory", &memory(vm.cpus), "--cpus", &vm.cpus.to_string()]);
+                command.args([
+                    "--timeout",
+                    "0",
+                    "--memory",
+                    &memory(vm.cpus),
+                    "--cpus",
+                    &vm.cpus.to_string(),
+                ]);
                 if let Some(kernel) = &vm.kernel {
                     command.args(["--kernel", kernel]);
                 }

@@ -6,7 +6,7 @@ use anyhow::{Result, bail};
 use crate::collect::Placed;
 use crate::contender::Contender;
 use crate::job::{Job, NamedCommand, Task};
-use crate::machine::DETERMINISTIC_SPINS_PER_US;
+use crate::machine::deterministic_spins_per_us;
 use crate::model::{Mode, WorkloadSpec};
 use crate::place::Place;
 use crate::workload;
@@ -59,8 +59,6 @@ pub struct Matrix {
     pub seconds: f64,
     /// Attach the latency probes.
     pub probes: bool,
-    /// Count what each op costs.
-    pub per_op: bool,
 }
 
 impl Matrix {
@@ -76,13 +74,13 @@ impl Matrix {
         let commands = self.contenders.iter().map(named_command).collect::<Result<Vec<_>>>()?;
         let job = |contenders: Vec<NamedCommand>, families: Families, seed, rounds, exact: bool| Placed {
             job: Job {
-                task: Task::Cells { contenders, families, per_op: self.per_op },
+                task: Task::Cells { contenders, families },
                 rounds,
                 warm_up_round: !exact,
                 seed,
                 seconds: self.seconds,
                 probes: self.probes,
-                spins_per_us: exact.then_some(DETERMINISTIC_SPINS_PER_US),
+                spins_per_us: exact.then(|| deterministic_spins_per_us(place.cpus())),
             },
             place: place.clone(),
         };

@@ -38,7 +38,9 @@ impl Previous {
         }
         let ops = state.ops.unwrap_or_else(|| "unknown".into());
         let Some(owner) = find_owner() else {
-            bail!("scheduler {ops} is attached, and no process owns it that could be restarted later; detach it first");
+            bail!(
+                "scheduler {ops} is attached, and no process owns it that could be restarted later; detach it first"
+            );
         };
         eprintln!("scx_bench: scheduler {ops} is attached; it is ended now and started again afterwards");
         owner.end().with_context(|| format!("cannot end scheduler {ops}"))?;
@@ -52,7 +54,9 @@ impl Drop for Previous {
         let back = wait_for(false).and_then(|()| self.owner.start()).and_then(|()| wait_for(true));
         match back {
             Ok(()) => eprintln!("scx_bench: scheduler {} is back", self.ops),
-            Err(error) => eprintln!("scx_bench: scheduler {} could not be started again: {error:#}", self.ops),
+            Err(error) => {
+                eprintln!("scx_bench: scheduler {} could not be started again: {error:#}", self.ops)
+            }
         }
     }
 }
@@ -108,8 +112,9 @@ fn wait_for(enabled: bool) -> Result<()> {
 
 /// The process that holds a struct_ops link or map of the attached scheduler.
 fn find_owner() -> Option<Owner> {
-    let pids = fs::read_dir("/proc").ok()?.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-    pids.filter(|pid| holds_struct_ops(&Path::new("/proc").join(pid.to_string()))).find_map(owner)
+    let pids =
+        fs::read_dir("/proc").ok()?.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    pids.filter(|pid: &i32| holds_struct_ops(&Path::new("/proc").join(pid.to_string()))).find_map(owner)
 }
 
 /// Whether a descriptor of a process is a struct_ops link, as `/proc/PID/fdinfo` has it.
@@ -117,7 +122,8 @@ fn holds_struct_ops(process: &Path) -> bool {
     let Ok(entries) = fs::read_dir(process.join("fdinfo")) else { return false };
     entries.flatten().any(|entry| {
         fs::read_to_string(entry.path()).is_ok_and(|info| {
-            info.lines().any(|line| line.strip_prefix("link_type:").is_some_and(|kind| kind.trim() == "struct_ops"))
+            info.lines()
+                .any(|line| line.strip_prefix("link_type:").is_some_and(|kind| kind.trim() == "struct_ops"))
         })
     })
 }

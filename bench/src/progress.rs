@@ -28,7 +28,8 @@ impl Progress {
             Some(cells),
             if terminal { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() },
         );
-        let style = ProgressStyle::with_template("{bar:30} {pos}/{len}  {elapsed} gone, {eta} left  {wide_msg}");
+        let style =
+            ProgressStyle::with_template("{bar:30} {pos}/{len}  {elapsed} gone, {eta} left  {wide_msg}");
         bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
         bar.enable_steady_tick(TICK);
         Progress { bar, terminal, told: Instant::now() }
@@ -60,7 +61,10 @@ impl Progress {
         }
         self.told = Instant::now();
         let (at, all) = (self.bar.position(), self.bar.length().unwrap_or(0));
-        eprintln!("scx_bench: {at} of {all} done, {} s left; now {who} under {what}", self.bar.eta().as_secs());
+        eprintln!(
+            "scx_bench: {at} of {all} done, {} s left; now {who} under {what}",
+            self.bar.eta().as_secs()
+        );
     }
 
     /// A line beside the bar.

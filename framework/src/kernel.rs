@@ -71,6 +71,14 @@ pub fn release() -> String {
     fs::read_to_string("/proc/sys/kernel/osrelease").map(|s| s.trim().to_owned()).unwrap_or_default()
 }
 
+/// CLOCK_MONOTONIC, ns: the time that processes of one machine share.
+pub fn monotonic_ns() -> u64 {
+    let mut at = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `at` is valid for writes, and this clock always exists.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut at) };
+    u64::try_from(at.tv_sec).unwrap_or(0) * 1_000_000_000 + u64::try_from(at.tv_nsec).unwrap_or(0)
+}
+
 /// Path of the kernel's own type information.
 pub fn btf_path() -> PathBuf {
     "/sys/kernel/btf/vmlinux".into()

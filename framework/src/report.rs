@@ -18,6 +18,8 @@ pub struct SwapReport {
     pub via: Via,
     /// Loading and verifying the new policy, ms; 0 if it was still loaded. The old one was running meanwhile.
     pub verify_ms: f64,
+    /// When the flip (for reload, the detach) began: CLOCK_MONOTONIC, ns.
+    pub flipped_at_ns: u64,
     /// The flip itself, ns: one store for slots; detach and attach for reload.
     pub flip_ns: u64,
     /// From the flip until nothing was queued by the old policy any more, ms.

@@ -133,8 +133,13 @@ fn settings(out: &mut String, view: &View<'_>) {
         if let Some(m) = &origin.machine {
             let _ = writeln!(
                 out,
-                "- Linux {}, {}, {} CPUs, {} MiB, {} spins/us",
-                m.kernel, m.cpu, m.cpus, m.memory_mib, m.spins_per_us
+                "- Linux {}, {}{}, {} CPUs, {} MiB, {} spins/us",
+                m.kernel,
+                m.cpu,
+                m.accelerator.as_ref().map_or(String::new(), |accelerator| format!(" ({accelerator})")),
+                m.cpus,
+                m.memory_mib,
+                m.spins_per_us
             );
             for (program, version) in &m.programs {
                 let _ = writeln!(out, "- {} {}", cell(program), cell(version));

@@ -59,6 +59,13 @@ pub fn to_markdown(report: &Report) -> String {
     markdown::page(&View::of(&Document::new(report.clone())))
 }
 
+/// Whether a report can be written into a folder: better known before hours are spent on measuring.
+pub fn writable(dir: &Path) -> Result<()> {
+    fs::create_dir_all(dir).with_context(|| format!("cannot make the folder {}", dir.display()))?;
+    let file = tempfile::Builder::new().prefix(".scx_bench-").tempfile_in(dir).map_err(without_path);
+    file.map(drop).with_context(|| format!("cannot write into {}", dir.display()))
+}
+
 fn write_files(dir: &Path, files: Vec<(String, Vec<u8>)>) -> Result<Vec<PathBuf>> {
     fs::create_dir_all(dir).with_context(|| format!("cannot make the folder {}", dir.display()))?;
     files

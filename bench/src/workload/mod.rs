@@ -5,6 +5,7 @@ mod antagonist;
 mod arrivals;
 mod bursty;
 mod command;
+mod cost;
 mod cyclictest;
 mod fairness;
 mod forkstorm;
@@ -13,11 +14,12 @@ mod hog;
 mod mixed;
 mod perf;
 mod pipe;
+mod pipes;
 mod results;
 mod schbench;
 mod server;
 mod stress_ng;
-mod sys;
+pub mod sys;
 mod threads;
 #[cfg(test)]
 mod trial;
@@ -29,8 +31,10 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use framework::latency::{LatencyMeter, Sample};
 
-pub use crate::programs::find_program;
+pub use hog::hog;
+
 use crate::model::{Better, Measured, MetricSpec, Source, WorkloadSpec};
+pub use crate::programs::find_program;
 
 /// A load with metrics.
 pub trait Workload: Sync {
@@ -45,6 +49,11 @@ pub trait Workload: Sync {
     /// Programs outside that it runs, for the versions in the report and to be taken into a virtual machine.
     fn programs(&self) -> &'static [&'static str] {
         &[]
+    }
+
+    /// Whether each op of the contender is to be counted while it runs, which costs time at every call.
+    fn counts_ops(&self) -> bool {
+        false
     }
 
     /// Prepares the load, lets `context` [warm up and measure](Context::measure), ends the load.
@@ -72,6 +81,7 @@ pub fn all() -> &'static [&'static dyn Workload] {
         &perf::Perf::Pipe,
         &perf::Perf::Messaging,
         &pipe::Pipe,
+        &pipes::Pipes,
         &mixed::Mixed,
         &forkstorm::Forkstorm,
         &fairness::FairThreads,
@@ -80,6 +90,9 @@ pub fn all() -> &'static [&'static dyn Workload] {
         &bursty::Bursty(70),
         &bursty::Bursty(90),
         &antagonist::Antagonist,
+        &cost::Cost::Wakeup,
+        &cost::Cost::Spawn,
+        &cost::Cost::Ops,
     ]
 }
 
@@ -118,7 +131,8 @@ impl PhaseCell {
         self.get() == Phase::Over
     }
 
-    fn set(&self, phase: Phase) {
+    /// Goes on to another.
+    pub fn set(&self, phase: Phase) {
         self.0.store(phase as u8, Ordering::Relaxed);
     }
 }
@@ -133,7 +147,7 @@ pub struct Context<'a> {
     pub warm_up: Duration,
     /// Seed of everything random.
     pub seed: u64,
-    /// Iterations of [`spin`] that take a microsecond on an idle machine.
+    /// Iterations of [`spin`] that take a microsecond when all CPUs are busy.
     pub spins_per_us: u64,
     /// An empty folder for files, removed after the run.
     pub scratch: PathBuf,

@@ -37,7 +37,7 @@ fn trial(workload: &dyn Workload, machine: &Machine, seconds: Duration) -> Resul
     }
     let scratch = tempfile::tempdir().map_err(|error| error.to_string())?;
     let mut meter = LatencyMeter::start(None).map_err(|error| format!("{error:#}"))?;
-    let mut context = Context::new(machine, seconds, 1, scratch.path().to_owned(), &mut meter);
+    let mut context = Context::new(machine, seconds, 1, scratch.path().to_owned(), Some(&mut meter));
     let begun = Instant::now();
     let measured = workload.run(&mut context).map_err(|error| format!("{error:#}"))?;
     println!("{} ({:.3} s)", spec.name, begun.elapsed().as_secs_f64());
@@ -68,6 +68,7 @@ fn each_workload() {
     let machine = Machine {
         kernel: String::new(),
         cpu: String::new(),
+        accelerator: None,
         cpus,
         memory_mib: 0,
         cmdline: String::new(),

@@ -10,7 +10,7 @@ use super::{Engine, Event, GUARD_PERIOD, Swapping, blank_report};
 use crate::census::{self, Waiting};
 use crate::control::SwapRequest;
 use crate::grace;
-use crate::kernel::KernelState;
+use crate::kernel::{KernelState, monotonic_ns};
 use crate::latency::{LatencyMeter, Sample};
 use crate::policy::{Image, params};
 use crate::report::{KEEP_SWAPS, SwapReport};
@@ -88,6 +88,7 @@ impl Engine {
         let pending = self.meter.as_mut().map(LatencyMeter::switch);
         let root = self.root()?;
         let leaving = root.active();
+        let began_ns = monotonic_ns();
         let took = root.flip(slot)?;
         let flipped_at = Instant::now();
 
@@ -97,6 +98,7 @@ impl Engine {
         }
         let back = std::mem::take(&mut self.going_back);
         if let Some(swapping) = &mut self.swapping {
+            swapping.report.flipped_at_ns = began_ns;
             swapping.report.flip_ns = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
             swapping.flipped_at = Some(flipped_at);
             swapping.quiet = false;

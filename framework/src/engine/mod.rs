@@ -331,6 +331,7 @@ fn blank_report(from: String, to: String, request: &SwapRequest, verify_ms: f64)
         to,
         via: request.via,
         verify_ms,
+        flipped_at_ns: 0,
         flip_ns: 0,
         drain_ms: 0.0,
         carried: 0,

@@ -8,6 +8,7 @@ use anyhow::{Context as _, Result};
 
 use super::{Engine, blank_report};
 use crate::control::SwapRequest;
+use crate::kernel::monotonic_ns;
 use crate::policy::Image;
 use crate::report::SwapReport;
 use crate::scheduler::Scheduler;
@@ -29,6 +30,7 @@ impl Engine {
         let before = self.end_window()?;
         let carried = self.waiting()?.len();
 
+        report.flipped_at_ns = monotonic_ns();
         let left = Instant::now();
         self.scheduler.detach()?;
         if let Err(error) = next.activate() {

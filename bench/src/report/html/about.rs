@@ -100,6 +100,7 @@ fn on(machine: &Machine) -> Markup {
         (line("kernel", &html! { "Linux " (machine.kernel) }))
         (line("kernel command line", &html! { code { (machine.cmdline) } }))
         (line("CPU", &html! { (machine.cpu) }))
+        @if let Some(accelerator) = &machine.accelerator { (line("virtual machine", &html! { (accelerator) })) }
         (line("CPUs", &html! { (machine.cpus) }))
         (line("memory", &html! { (machine.memory_mib) " MiB" }))
         (line("spins a microsecond", &html! { (machine.spins_per_us) }))
