@@ -139,9 +139,9 @@ impl Place {
     }
 }
 
-/// Guests get more memory with more CPUs: per-CPU data, and threads.
+/// Guests get more memory with more CPUs: per-CPU data, and threads. In whole GiB, which kernels map best.
 fn memory(cpus: u32) -> String {
-    format!("{}M", 1536 + 64 * cpus)
+    format!("{}G", 2 + cpus.div_ceil(16))
 }
 
 fn is_root() -> bool {

@@ -4,7 +4,7 @@
 use std::io::{IsTerminal as _, stderr};
 use std::time::{Duration, Instant};
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{HumanDuration, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::job::Event;
 
@@ -18,6 +18,7 @@ pub struct Progress {
     bar: ProgressBar,
     terminal: bool,
     told: Instant,
+    began: Instant,
 }
 
 impl Progress {
@@ -28,18 +29,18 @@ impl Progress {
             Some(cells),
             if terminal { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() },
         );
-        let style =
-            ProgressStyle::with_template("{bar:30} {pos}/{len}  {elapsed} gone, {eta} left  {wide_msg}");
+        let style = ProgressStyle::with_template("{bar:30} {pos}/{len}  {elapsed} gone  {wide_msg}");
         bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
         bar.enable_steady_tick(TICK);
-        Progress { bar, terminal, told: Instant::now() }
+        Progress { bar, terminal, told: Instant::now(), began: Instant::now() }
     }
 
     /// Takes note of what was told.
     pub fn event(&mut self, event: &Event) {
         match event {
             Event::Begin { who, what, round } => {
-                self.bar.set_message(format!("{who} under {what}, round {}", round + 1));
+                let left = self.left();
+                self.bar.set_message(format!("{left}{who} under {what}, round {}", round + 1));
                 self.line(who, what);
             }
             Event::Cell(_) | Event::Swap(_) => self.bar.inc(1),
@@ -61,10 +62,17 @@ impl Progress {
         }
         self.told = Instant::now();
         let (at, all) = (self.bar.position(), self.bar.length().unwrap_or(0));
-        eprintln!(
-            "scx_bench: {at} of {all} done, {} s left; now {who} under {what}",
-            self.bar.eta().as_secs()
-        );
+        eprintln!("scx_bench: {at} of {all} done, {}now {who} under {what}", self.left());
+    }
+
+    /// How long it may still take, if what is done takes as long as what is left.
+    fn left(&self) -> String {
+        let (at, all) = (self.bar.position(), self.bar.length().unwrap_or(0));
+        if at == 0 {
+            return String::new();
+        }
+        let left = self.began.elapsed().as_secs_f64() * all.saturating_sub(at) as f64 / at as f64;
+        format!("about {} left; ", HumanDuration(Duration::from_secs(left as u64)))
     }
 
     /// A line beside the bar.

@@ -68,7 +68,10 @@ impl Session<'_> {
         drop(previous);
         let mut collected = collected?;
         let again = if repeat { collected.events.pop().unwrap_or_default() } else { Vec::new() };
-        let difference = if repeat { difference(&collected.events[0], &again) } else { None };
+        // What was cut short differs for another reason.
+        let whole = |events: &[Event]| events.last() == Some(&Event::Done);
+        let comparable = repeat && whole(&collected.events[0]) && whole(&again);
+        let difference = if comparable { difference(&collected.events[0], &again) } else { None };
         fill(&mut report, collected);
         self.publish(&report, difference.as_deref())
     }
