@@ -21,7 +21,7 @@ pub enum Command {
     Swap(SwapArgs),
     /// Count instructions: a wakeup, a context switch, a process, each op (deterministic, one CPU)
     Cost(CostArgs),
-    /// Measure cost and latency as CPUs and tasks grow (deterministic)
+    /// Measure cost and latency as CPUs and tasks grow, in virtual machines
     Scale(ScaleArgs),
     /// Render reports again, several side by side, or compare one with an earlier one
     Report(ReportArgs),
@@ -149,6 +149,9 @@ pub struct ScaleArgs {
     /// Seconds of guest time for each workload
     #[arg(long, value_parser = seconds, default_value = "1")]
     pub seconds: f64,
+    /// Measure time instead of counting instructions: shows where CPUs wait for each other, if KVM is there
+    #[arg(long)]
+    pub throughput: bool,
     #[command(flatten)]
     pub common: Common,
 }

@@ -88,7 +88,8 @@ pub fn scale(args: ScaleArgs) -> Result<ExitCode> {
     };
     let (place, why) = Place::choose(Wishes {
         kernel: args.common.kernel.clone(),
-        deterministic: true,
+        vm: true,
+        deterministic: !args.throughput,
         files: files(&matrix),
         ..Wishes::default()
     })?;
