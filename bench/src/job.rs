@@ -15,7 +15,7 @@ pub struct Job {
     pub task: Task,
     /// Rounds.
     pub rounds: u32,
-    /// A short round before the first that does not count: caches fill, pages are touched.
+    /// A short run of each workload before the first round that does not count: caches fill, pages are touched.
     pub warm_up_round: bool,
     /// Seed of the first round.
     pub seed: u64,

@@ -94,14 +94,19 @@ struct Round {
 impl Bench<'_> {
     fn cells(&mut self, contenders: &[NamedCommand], families: &[Vec<String>]) -> Result<()> {
         self.leave_out_missing(families)?;
-        let warm_up = self.job.warm_up_round.then_some(Round { number: 0, counts: false });
-        let rounds = (0..self.job.rounds).map(|number| Round { number, counts: true });
-        for round in warm_up.into_iter().chain(rounds) {
+        if self.job.warm_up_round {
+            let round = Round { number: 0, counts: false };
+            for (family, contender) in families.iter().zip(contenders.iter().cycle()) {
+                self.family(contender, family, round)?;
+            }
+        }
+        for number in 0..self.job.rounds {
             for family in families {
                 // Contenders take turns at being first: what drifts on the machine favours nobody.
-                let first = round.number as usize % contenders.len().max(1);
+                let first = number as usize % contenders.len().max(1);
                 for n in 0..contenders.len() {
-                    self.family(&contenders[(first + n) % contenders.len()], family, round)?;
+                    let contender = &contenders[(first + n) % contenders.len()];
+                    self.family(contender, family, Round { number, counts: true })?;
                 }
             }
         }

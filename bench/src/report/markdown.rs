@@ -149,7 +149,7 @@ fn settings(out: &mut String, view: &View<'_>) {
     let limit = p(crate::analysis::ALPHA);
     let _ = writeln!(
         out,
-        "\nA difference is called where p < {limit} after Holm's correction over the whole report, the interval \
+        "\nA difference is called where p < {limit} after Holm's correction over all comparisons of its kind, the interval \
          excludes 1 and it is at least 1 %. {}",
         about_mode(view.report.settings.mode)
     );

@@ -41,7 +41,7 @@ pub fn reading(view: &View<'_>) -> Markup {
                     "percentiles are never averaged. The interval of a ratio is what 95 % of " (RESAMPLES)
                     " resamples of the runs give (bootstrap). The probability that a difference is chance is from "
                     "a t-test on the logarithms of the runs' values, with Holm's correction for the number of "
-                    "comparisons in the whole report."
+                    "comparisons, once over the workloads' own metrics and once over the kernel's view."
                 }
                 p {
                     "A difference is called, ✓ or ✗, only where all of these hold: the interval excludes 1, the "
