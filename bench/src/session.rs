@@ -110,7 +110,7 @@ impl Session<'_> {
         if self.common.json {
             println!("{}", serde_json::to_string(&Document::new(report.clone()))?);
         } else {
-            println!("{}", report::to_markdown(report).trim_end());
+            println!("{}", report::to_text(report).trim_end());
         }
         if let Some(page) = written.first() {
             eprintln!("scx_bench: the report is {}", page.display());

@@ -3,16 +3,26 @@
 
 use std::fmt::Write as _;
 
-use super::numbers::{p, quantity, ratio};
+use super::numbers::{p, percent, quantity, ratio};
 use super::swaps;
 use super::view::{View, about_mode, command_line, mode_name, symbol};
 use crate::analysis::{Comparison, Flag, Verdict, cpu_counts};
+use crate::model::Kind;
+
+/// How much to tell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Detail {
+    /// The workloads' own metrics: for a terminal.
+    Brief,
+    /// The kernel's view of each workload too.
+    Full,
+}
 
 /// The content of report.md.
-pub fn page(view: &View<'_>) -> String {
+pub fn page(view: &View<'_>, detail: Detail) -> String {
     let mut out = String::from("# scx_bench\n");
     for cpus in cpu_counts(view.report) {
-        summary(&mut out, view, cpus);
+        summary(&mut out, view, cpus, detail);
     }
     if !view.report.swaps.is_empty() {
         swap_table(&mut out, view);
@@ -47,25 +57,29 @@ fn heading(out: &mut String, cells: &[String]) {
     row(out, &rules);
 }
 
-fn summary(out: &mut String, view: &View<'_>, cpus: u32) {
+fn summary(out: &mut String, view: &View<'_>, cpus: u32, detail: Detail) {
     let _ = writeln!(out, "\n## {cpus} CPUs");
     let names = view.contenders.iter().map(|name| cell(name));
     heading(out, &std::iter::once("metric".to_owned()).chain(names).collect::<Vec<_>>());
     for workload in &view.report.workloads {
         let (own, kernel) = view.metrics(cpus, workload);
+        let kernel = if detail == Detail::Full { kernel } else { Vec::new() };
         for metric in own.into_iter().chain(kernel) {
-            let cells = view.row(cpus, &workload.name, metric).into_iter().map(result);
+            let cells =
+                view.row(cpus, &workload.name, metric).into_iter().map(|c| result(c, view.report.kind));
             let name = cell(&format!("{} {metric}", workload.name));
             row(out, &std::iter::once(name).chain(cells).collect::<Vec<_>>());
         }
     }
 }
 
-fn result(comparison: Option<&Comparison>) -> String {
+fn result(comparison: Option<&Comparison>, kind: Kind) -> String {
     let Some((c, estimate)) = comparison.and_then(|c| Some((c, c.estimate?))) else { return "-".into() };
     let value = quantity(estimate, &c.unit);
     let mut text = match (c.verdict, c.ratio, c.interval) {
         (Verdict::Baseline, ..) => value,
+        // Of a cost one wants to know the number, and it repeats so well that the interval says little.
+        (_, Some(r), _) if kind == Kind::Cost => format!("{} {value} ({})", symbol(c.verdict), percent(r)),
         (_, Some(r), Some(i)) => {
             format!("{} {} [{}, {}]", symbol(c.verdict), ratio(r), ratio(i.low), ratio(i.high))
         }

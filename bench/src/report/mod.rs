@@ -22,6 +22,7 @@ pub use side_by_side::side_by_side;
 
 use crate::analysis::Document;
 use crate::model::Report;
+use markdown::Detail;
 use view::View;
 
 /// Writes all files of a report into a folder, which is made if need be. Returns what it wrote; the page is first.
@@ -32,7 +33,7 @@ pub fn write(dir: &Path, report: &Report) -> Result<Vec<PathBuf>> {
     let view = View::of(&document);
     let mut files = vec![
         ("index.html".to_owned(), html::page(&view).into_bytes()),
-        ("report.md".to_owned(), markdown::page(&view).into_bytes()),
+        ("report.md".to_owned(), markdown::page(&view, Detail::Full).into_bytes()),
         ("report.json".to_owned(), json::text(&document)?),
     ];
     files.extend(csv::files(&document.report)?);
@@ -49,14 +50,14 @@ pub fn write_side_by_side(dir: &Path, reports: Vec<(String, Report)>) -> Result<
         dir,
         vec![
             ("index.html".to_owned(), html::page(&view).into_bytes()),
-            ("report.md".to_owned(), markdown::page(&view).into_bytes()),
+            ("report.md".to_owned(), markdown::page(&view, Detail::Full).into_bytes()),
         ],
     )
 }
 
-/// The summary of a report as the Markdown of report.md.
-pub fn to_markdown(report: &Report) -> String {
-    markdown::page(&View::of(&Document::new(report.clone())))
+/// The summary of a report for a terminal.
+pub fn to_text(report: &Report) -> String {
+    markdown::page(&View::of(&Document::new(report.clone())), Detail::Brief)
 }
 
 /// Whether a report can be written into a folder: better known before hours are spent on measuring.

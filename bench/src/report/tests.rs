@@ -131,11 +131,11 @@ fn one_run_and_values_that_are_no_number() {
 
 #[test]
 fn markdown_for_a_pull_request() {
-    let text = to_markdown(&fixture::compare());
+    let text = to_text(&fixture::compare());
     assert!(text.contains("| pipe per_switch | 1."), "{text}");
     assert!(text.contains("| ✗ 1.1") && text.contains("## Failures") && text.contains("6.17.0-rc4-scx"));
     assert!(text.contains("cmd:scx_lavd --slice &lt;5ms>"));
-    assert!(to_markdown(&fixture::swap()).contains("| slots: fifo → vtime, 8 CPUs | 5 | 412 ns (414 ns) |"));
+    assert!(to_text(&fixture::swap()).contains("| slots: fifo → vtime, 8 CPUs | 5 | 412 ns (414 ns) |"));
 }
 
 #[test]
