@@ -11,6 +11,7 @@ use std::thread;
 use anyhow::{Context as _, Result, bail};
 use crossbeam::channel::{Receiver, Sender, select, unbounded};
 
+use crate::attach::end_with_us;
 use crate::job::{Event, Job};
 use crate::place::Place;
 use crate::progress::Progress;
@@ -93,7 +94,11 @@ fn start(number: usize, placed: &Placed, scratch: &Path, news: &Sender<News>) ->
     let mut command = placed.place.command(&placed.job)?;
     let errors = tempfile::tempfile().context("cannot make a temporary file")?;
     // Its own process group: a Ctrl-C reaches us first, and ends it through us.
-    command.env("TMPDIR", scratch).stdin(Stdio::null()).stdout(Stdio::piped()).process_group(0);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).process_group(0);
+    if placed.place == Place::Host {
+        command.env("TMPDIR", scratch);
+    }
+    end_with_us(&mut command, libc::SIGTERM);
     command.stderr(errors.try_clone().context("cannot duplicate a descriptor")?);
     let child = spawn(&mut command)?;
     let pid = i32::try_from(child.id())?;

@@ -25,7 +25,8 @@ fn compare(seed: &str) -> Value {
         .arg(out.path())
         .assert()
         .success();
-    let mut report: Value = serde_json::from_slice(&fs::read(out.path().join("report.json")).unwrap()).unwrap();
+    let mut report: Value =
+        serde_json::from_slice(&fs::read(out.path().join("report.json")).unwrap()).unwrap();
     assert!(report["created"].is_string());
     report["created"] = json!("");
     report
@@ -58,6 +59,7 @@ fn equal_is_equal_and_five_percent_are_seen() {
     assert_eq!(compare("1"), report, "a repeat is equal to the last digit");
     let other = compare("11");
     assert_ne!(other["cells"], report["cells"], "another seed is another run");
-    let per_switch = comparisons(&other, "burn").into_iter().find(|one| one["metric"] == "per_switch").unwrap();
+    let per_switch =
+        comparisons(&other, "burn").into_iter().find(|one| one["metric"] == "per_switch").unwrap();
     assert_eq!(per_switch["verdict"], "worse", "{per_switch}");
 }

@@ -19,13 +19,18 @@ fn contenders_take_turns_and_all_is_in_the_report() {
     let run = compare(policies, "pipe,mixed", 2, 0.3).run().ended_with(0);
     let report = run.report();
     assert_eq!(report.0["settings"]["mode"], "host");
-    assert_eq!(report.0["machine"]["accelerator"].as_str(), std::env::var("SCX_VM_ACCELERATOR").ok().as_deref());
+    assert_eq!(
+        report.0["machine"]["accelerator"].as_str(),
+        std::env::var("SCX_VM_ACCELERATOR").ok().as_deref()
+    );
 
     // In each round another one is first.
     let in_turn = |round: usize, workload: &'static str| {
-        (0..contenders.len()).map(move |n| (contenders[(round + n) % contenders.len()], workload, round as u64))
+        (0..contenders.len())
+            .map(move |n| (contenders[(round + n) % contenders.len()], workload, round as u64))
     };
-    let expected: Vec<_> = (0..2).flat_map(|round| in_turn(round, "pipe").chain(in_turn(round, "mixed"))).collect();
+    let expected: Vec<_> =
+        (0..2).flat_map(|round| in_turn(round, "pipe").chain(in_turn(round, "mixed"))).collect();
     assert_eq!(report.cells(), expected);
 
     for contender in contenders {
@@ -46,7 +51,8 @@ fn contenders_take_turns_and_all_is_in_the_report() {
 fn every_workload_gives_all_its_metrics() {
     let list = Command::new("scx_bench").args(["list", "--json"]).output().unwrap();
     let all: Vec<Value> = serde_json::from_slice(&list.stdout).unwrap();
-    let here: Vec<_> = all.iter().filter(|entry| entry["missing"].is_null()).map(|entry| &entry["workload"]).collect();
+    let here: Vec<_> =
+        all.iter().filter(|entry| entry["missing"].is_null()).map(|entry| &entry["workload"]).collect();
     let names: Vec<_> = here.iter().map(|spec| text(spec, "name")).collect();
     assert!(names.len() > 15, "{names:?}");
 
@@ -55,7 +61,8 @@ fn every_workload_gives_all_its_metrics() {
     for spec in here {
         let name = text(spec, "name");
         let measured = report.metrics("fifo", name);
-        let metrics: BTreeSet<_> = spec["metrics"].as_array().unwrap().iter().map(|one| text(one, "name")).collect();
+        let metrics: BTreeSet<_> =
+            spec["metrics"].as_array().unwrap().iter().map(|one| text(one, "name")).collect();
         let wanted: BTreeSet<_> = match name {
             // fifo has no others that are called here.
             "cost-ops" => ["op_select_cpu", "op_enqueue", "op_dispatch"].into(),
@@ -98,7 +105,10 @@ fn swaps_by_slots_leave_nobody_outside_and_others_do() {
         let steps = swap["timeline"].as_array().unwrap();
         let at: Vec<_> = steps.iter().map(|step| step["at_ms"].as_f64().unwrap()).collect();
         assert!(at.is_sorted() && at[0] < 0.0 && at[at.len() - 1] > 0.0, "{way}: {at:?}");
-        assert!(figures["worst_before_ns"].is_u64() && figures["worst_across_ns"].is_u64(), "{way}: {figures}");
+        assert!(
+            figures["worst_before_ns"].is_u64() && figures["worst_across_ns"].is_u64(),
+            "{way}: {figures}"
+        );
     }
     assert!(run.out().join("swaps.csv").exists());
 }
