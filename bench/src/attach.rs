@@ -17,6 +17,8 @@ use crate::job::NamedCommand;
 const ATTACH_PATIENCE: Duration = Duration::from_secs(120);
 /// How long it may take to end after SIGINT, before it is killed.
 const STOP_PATIENCE: Duration = Duration::from_secs(20);
+/// How long one that is not attached any more may take to end.
+const LAST_WORDS_PATIENCE: Duration = Duration::from_secs(5);
 const POLL: Duration = Duration::from_millis(5);
 /// Lines of a failed scheduler's output that are reported.
 const LAST_LINES: usize = 5;
@@ -101,10 +103,14 @@ impl Program {
     }
 
     fn check(&mut self) -> Result<()> {
+        let state = KernelState::read();
+        if !state.enabled() {
+            // As a rule it is about to end then, and says why.
+            wait_until(LAST_WORDS_PATIENCE, || self.child.try_wait().is_ok_and(|status| status.is_some()));
+        }
         if let Some(status) = self.child.try_wait().context("cannot wait for the scheduler")? {
             bail!("{} ended with {status}{}", self.name, self.last_lines());
         }
-        let state = KernelState::read();
         if !state.enabled() {
             bail!("{} is not in charge any more: state {}{}", self.name, state.state, self.last_lines());
         }

@@ -23,6 +23,8 @@ pub struct Placed {
     pub job: Job,
     /// Where.
     pub place: Place,
+    /// Name of the contender, if the job does not have it.
+    pub contender: Option<String>,
 }
 
 /// What came of jobs.
@@ -73,7 +75,10 @@ pub fn run(
                 }
             }
             recv(news) -> news => match news.context("the threads that listen are gone")? {
-                News::Told(job, event) => {
+                News::Told(job, mut event) => {
+                    if let Some(label) = &jobs[job].contender {
+                        event.set_contender(label);
+                    }
                     progress.event(&event);
                     collected.events[job].push(*event);
                 }

@@ -146,7 +146,7 @@ pub fn swap(args: SwapArgs) -> Result<ExitCode> {
         seconds: swapping::WATCHED.as_secs_f64(),
         cells,
     };
-    session.run(vec![Placed { job, place: place.clone() }])
+    session.run(vec![Placed { job, place: place.clone(), contender: None }])
 }
 
 fn parse_pair(text: &str, policies: &[String]) -> Result<[String; 2]> {

@@ -171,7 +171,8 @@ fn list_names_every_workload_and_metric() {
         }
     }
     assert!(names.len() > 20, "{names:?}");
-    for name in ["schbench-half", "stress-ng-switch", "hackbench", "pipe", "mixed", "fairness-cgroup", "cost-ops"]
+    for name in
+        ["schbench-half", "stress-ng-switch", "hackbench", "pipe", "mixed", "fairness-cgroup", "cost-ops"]
     {
         assert!(names.contains(&name), "{name} is not in {names:?}");
     }

@@ -90,7 +90,7 @@ fn a_full_disk_is_named_and_the_summary_not_lost() {
     mount(&["umount"]);
     let run = run.ended_with(1);
     let last = run.stderr().lines().last().unwrap().to_owned();
-    assert!(last.starts_with("scx_bench: cannot write ") && last.contains("No space left"), "{last}");
+    assert!(last.starts_with("scx_bench: cannot write ") && last.contains("no storage space"), "{last}");
     assert!(run.stdout().contains("per_switch"), "the summary is not lost: {}", run.stdout());
     assert_eq!(left, 0, "files are there in whole or not at all");
 }

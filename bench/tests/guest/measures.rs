@@ -56,7 +56,7 @@ fn every_workload_gives_all_its_metrics() {
     let names: Vec<_> = here.iter().map(|spec| text(spec, "name")).collect();
     assert!(names.len() > 15, "{names:?}");
 
-    let run = compare("fifo", &names.join(","), 1, 1.0).run().ended_with(0);
+    let run = compare("fifo", &names.join(","), 1, 0.5).run().ended_with(0);
     let report = run.report();
     for spec in here {
         let name = text(spec, "name");
@@ -75,7 +75,7 @@ fn every_workload_gives_all_its_metrics() {
 #[test]
 #[ignore = "needs sched_ext: scripts/test runs it in a VM"]
 fn a_contender_does_not_differ_from_itself() {
-    let run = compare("fifo,again=fifo", "pipe,pipes,mixed", 5, 0.2).run().ended_with(0);
+    let run = compare("fifo,again=fifo", "pipe,mixed", 5, 0.2).run().ended_with(0);
     let report = run.report();
     let again: Vec<_> = report.comparisons().iter().filter(|one| one["contender"] == "again").collect();
     assert!(again.len() > 20, "{} comparisons are too few to show anything", again.len());
