@@ -20,8 +20,8 @@ const STOP_PATIENCE: Duration = Duration::from_secs(20);
 /// How long one that is not attached any more may take to end.
 const LAST_WORDS_PATIENCE: Duration = Duration::from_secs(5);
 const POLL: Duration = Duration::from_millis(5);
-/// Lines of a failed scheduler's output that are reported.
-const LAST_LINES: usize = 5;
+/// Lines of a failed scheduler's output that are reported: scx_run says what went wrong, then the latencies.
+const LAST_LINES: usize = 10;
 
 /// A contender in charge. Dropping it takes it off.
 pub struct Attached {

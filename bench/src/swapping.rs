@@ -209,7 +209,13 @@ impl<'a> Schedulers<'a> {
 
     fn swap(&mut self, turn: usize) -> Result<SwapReport> {
         match self.how {
-            SwapHow::Ask { policies, reload, .. } => ask(&policies[(turn + 1) % 2], *reload),
+            SwapHow::Ask { policies, reload, .. } => {
+                ask(&policies[(turn + 1) % 2], *reload).or_else(|error| {
+                    // If it has gone, its last words say more.
+                    self.running.as_mut().map_or(Ok(()), Attached::check)?;
+                    Err(error)
+                })
+            }
             SwapHow::Restart { names, commands } => {
                 let (old, new) = (turn % 2, (turn + 1) % 2);
                 self.restart(&names[old], &names[new], &commands[new])

@@ -29,7 +29,7 @@ fn contenders_that_fail_are_named_and_the_others_measured() {
     };
     of("broken", &["broken ended with exit status: 3 before it attached", "broken here"]);
     assert_eq!(report.failures("broken").len(), 1, "it is not tried again");
-    of("short", &["short ended with exit status: 0", "latency under fifo"]);
+    of("short", &["short ended with exit status: 0", "run-queue wait"]);
     of("faulty", &["faulty", "injected fault"]);
     assert_eq!(report.failures("fifo"), [""; 0]);
 }

@@ -9,7 +9,7 @@
 #include "policy.bpf.h"
 
 PARAM_U64(slice_us, 20000, 100, 1000000, "us", "time a task may run before it goes to the end");
-PARAM_U64(burn, 115, 0, 10000, "loops", "iterations burned in each enqueue");
+PARAM_U64(burn, 95, 0, 10000, "loops", "iterations burned in each enqueue");
 
 enum { QUEUE };
 
