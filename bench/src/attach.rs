@@ -9,14 +9,14 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
-use framework::kernel::KernelState;
+use framework::kernel::{KernelState, is_enabled};
 
 use crate::job::NamedCommand;
 
 /// How long a scheduler may take to attach: verifying a large one takes many seconds in emulation.
 const ATTACH_PATIENCE: Duration = Duration::from_secs(120);
-/// How long it may take to end after SIGINT, before it is killed.
-const STOP_PATIENCE: Duration = Duration::from_secs(20);
+/// How long it may take to end after SIGINT, before it is killed: under load in emulation more than 20 s.
+const STOP_PATIENCE: Duration = Duration::from_secs(60);
 /// How long one that is not attached any more may take to end.
 const LAST_WORDS_PATIENCE: Duration = Duration::from_secs(5);
 const POLL: Duration = Duration::from_millis(5);
@@ -132,7 +132,7 @@ impl Program {
                 let _ = self.child.wait();
             }
         }
-        if !wait_until(STOP_PATIENCE, || !KernelState::read().enabled()) {
+        if !wait_until(STOP_PATIENCE, || !is_enabled()) {
             bail!("{} is gone, and its scheduler is still attached; is it pinned?", self.name);
         }
         if !asked {
