@@ -9,17 +9,19 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
-use framework::kernel::KernelState;
+use framework::kernel::{KernelState, is_enabled};
 
 use crate::job::NamedCommand;
 
 /// How long a scheduler may take to attach: verifying a large one takes many seconds in emulation.
 const ATTACH_PATIENCE: Duration = Duration::from_secs(120);
-/// How long it may take to end after SIGINT, before it is killed.
-const STOP_PATIENCE: Duration = Duration::from_secs(20);
+/// How long it may take to end after SIGINT, before it is killed: under load in emulation more than 20 s.
+const STOP_PATIENCE: Duration = Duration::from_secs(60);
+/// How long one that is not attached any more may take to end.
+const LAST_WORDS_PATIENCE: Duration = Duration::from_secs(5);
 const POLL: Duration = Duration::from_millis(5);
-/// Lines of a failed scheduler's output that are reported.
-const LAST_LINES: usize = 5;
+/// Lines of a failed scheduler's output that are reported: scx_run says what went wrong, then the latencies.
+const LAST_LINES: usize = 10;
 
 /// A contender in charge. Dropping it takes it off.
 pub struct Attached {
@@ -101,10 +103,14 @@ impl Program {
     }
 
     fn check(&mut self) -> Result<()> {
+        let state = KernelState::read();
+        if !state.enabled() {
+            // As a rule it is about to end then, and says why.
+            wait_until(LAST_WORDS_PATIENCE, || self.child.try_wait().is_ok_and(|status| status.is_some()));
+        }
         if let Some(status) = self.child.try_wait().context("cannot wait for the scheduler")? {
             bail!("{} ended with {status}{}", self.name, self.last_lines());
         }
-        let state = KernelState::read();
         if !state.enabled() {
             bail!("{} is not in charge any more: state {}{}", self.name, state.state, self.last_lines());
         }
@@ -126,7 +132,7 @@ impl Program {
                 let _ = self.child.wait();
             }
         }
-        if !wait_until(STOP_PATIENCE, || !KernelState::read().enabled()) {
+        if !wait_until(STOP_PATIENCE, || !is_enabled()) {
             bail!("{} is gone, and its scheduler is still attached; is it pinned?", self.name);
         }
         if !asked {

@@ -11,6 +11,7 @@ use std::thread;
 use anyhow::{Context as _, Result, bail};
 use crossbeam::channel::{Receiver, Sender, select, unbounded};
 
+use crate::attach::end_with_us;
 use crate::job::{Event, Job};
 use crate::place::Place;
 use crate::progress::Progress;
@@ -22,6 +23,8 @@ pub struct Placed {
     pub job: Job,
     /// Where.
     pub place: Place,
+    /// Name of the contender, if the job does not have it.
+    pub contender: Option<String>,
 }
 
 /// What came of jobs.
@@ -72,7 +75,10 @@ pub fn run(
                 }
             }
             recv(news) -> news => match news.context("the threads that listen are gone")? {
-                News::Told(job, event) => {
+                News::Told(job, mut event) => {
+                    if let Some(label) = &jobs[job].contender {
+                        event.set_contender(label);
+                    }
                     progress.event(&event);
                     collected.events[job].push(*event);
                 }
@@ -93,7 +99,11 @@ fn start(number: usize, placed: &Placed, scratch: &Path, news: &Sender<News>) ->
     let mut command = placed.place.command(&placed.job)?;
     let errors = tempfile::tempfile().context("cannot make a temporary file")?;
     // Its own process group: a Ctrl-C reaches us first, and ends it through us.
-    command.env("TMPDIR", scratch).stdin(Stdio::null()).stdout(Stdio::piped()).process_group(0);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).process_group(0);
+    if placed.place == Place::Host {
+        command.env("TMPDIR", scratch);
+    }
+    end_with_us(&mut command, libc::SIGTERM);
     command.stderr(errors.try_clone().context("cannot duplicate a descriptor")?);
     let child = spawn(&mut command)?;
     let pid = i32::try_from(child.id())?;

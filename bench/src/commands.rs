@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, bail};
 use crate::analysis::against;
 use crate::cli::{CompareArgs, CostArgs, ReportArgs, ScaleArgs, SwapArgs};
 use crate::collect::Placed;
-use crate::contender::{Contender, parse_list};
+use crate::contender::{Contender, Scheduler, parse_list};
 use crate::job::{Job, SwapHow, SwapVia, Task};
 use crate::machine::deterministic_spins_per_us;
 use crate::model::{Kind, Report};
@@ -147,7 +147,7 @@ pub fn swap(args: SwapArgs) -> Result<ExitCode> {
         seconds: swapping::WATCHED.as_secs_f64(),
         cells,
     };
-    session.run(vec![Placed { job, place: place.clone() }])
+    session.run(vec![Placed { job, place: place.clone(), contender: None }])
 }
 
 fn parse_pair(text: &str, policies: &[String]) -> Result<[String; 2]> {
@@ -212,8 +212,13 @@ fn vias_of(way: &str, pairs: &[[String; 2]]) -> Result<Vec<SwapVia>> {
 
 fn command(text: &str) -> Result<Vec<String>> {
     let contender: Contender = text.trim().parse()?;
-    contender.check(&[])?;
-    contender.absolute()?.command()?.with_context(|| format!("{text:?} is no command: write 'cmd:A>cmd:B'"))
+    if matches!(contender.scheduler, Scheduler::Command(_)) {
+        contender.check(&[])?;
+    }
+    match contender.absolute()?.scheduler {
+        Scheduler::Command(words) => Ok(words),
+        _ => bail!("{text:?} is no command: write 'cmd:A>cmd:B'"),
+    }
 }
 
 /// `scx_bench report`.

@@ -111,3 +111,36 @@ pub enum Event {
     /// All is done.
     Done,
 }
+
+impl Event {
+    /// Names the contender, for a job that was not told its name.
+    pub fn set_contender(&mut self, label: &str) {
+        let name = match self {
+            Event::Begin { who, .. } => who,
+            Event::Cell(cell) => &mut cell.contender,
+            // Without one it is about the workload.
+            Event::Failed(failure) if !failure.contender.is_empty() => &mut failure.contender,
+            _ => return,
+        };
+        *name = label.to_owned();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_a_contenders_gets_its_name() {
+        let failed = |contender: &str| {
+            let (contender, message) = (contender.to_owned(), String::new());
+            Event::Failed(Failure { contender, workload: None, round: 0, message })
+        };
+        let named = |mut event: Event| {
+            event.set_contender("fifo");
+            event
+        };
+        assert_eq!(named(failed("the contender")), failed("fifo"));
+        assert_eq!(named(failed("")), failed(""), "a missing workload is nobody's");
+    }
+}

@@ -106,12 +106,13 @@ impl Session<'_> {
             }
             bail!("nothing was measured{}", first_failure(report));
         }
-        let written = report::write(&self.common.out, report)?;
+        // Before it is written: a full disk must not lose all that was measured.
         if self.common.json {
             println!("{}", serde_json::to_string(&Document::new(report.clone()))?);
         } else {
             println!("{}", report::to_text(report).trim_end());
         }
+        let written = report::write(&self.common.out, report)?;
         if let Some(page) = written.first() {
             eprintln!("scx_bench: the report is {}", page.display());
         }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, anyhow, bail};
 use crossbeam::channel::{Receiver, Sender, bounded};
 use framework::control::{self, Request, Response, SwapRequest};
-use framework::kernel::{KernelState, monotonic_ns};
+use framework::kernel::{is_enabled, monotonic_ns};
 use framework::latency::LatencyMeter;
 use framework::report::SwapReport;
 use framework::swap::Via;
@@ -151,7 +151,7 @@ fn step(meter: &mut LatencyMeter) -> Result<Step> {
         end_ns: monotonic_ns(),
         worst_wait_ns: sample.wait.max(),
         switches_per_second: sample.switches_per_second(),
-        enabled: KernelState::read().enabled(),
+        enabled: is_enabled(),
     })
 }
 
@@ -209,7 +209,13 @@ impl<'a> Schedulers<'a> {
 
     fn swap(&mut self, turn: usize) -> Result<SwapReport> {
         match self.how {
-            SwapHow::Ask { policies, reload, .. } => ask(&policies[(turn + 1) % 2], *reload),
+            SwapHow::Ask { policies, reload, .. } => {
+                ask(&policies[(turn + 1) % 2], *reload).or_else(|error| {
+                    // If it has gone, its last words say more.
+                    self.running.as_mut().map_or(Ok(()), Attached::check)?;
+                    Err(error)
+                })
+            }
             SwapHow::Restart { names, commands } => {
                 let (old, new) = (turn % 2, (turn + 1) % 2);
                 self.restart(&names[old], &names[new], &commands[new])
@@ -287,7 +293,8 @@ impl Watch {
             set_fifo()?;
             let (mut left_at, mut back_at) = (None, 0);
             while !stopped.load(Ordering::Relaxed) {
-                if !KernelState::read().enabled() {
+                // More would keep a slow machine busy, and from ending and starting schedulers.
+                if !is_enabled() {
                     back_at = monotonic_ns();
                     left_at.get_or_insert(back_at);
                 }

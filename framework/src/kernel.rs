@@ -56,6 +56,11 @@ impl KernelState {
     }
 }
 
+/// Whether a scheduler is attached and in charge, for those who ask often: reads that alone.
+pub fn is_enabled() -> bool {
+    fs::read(Path::new(SYSFS).join("state")).is_ok_and(|state| state.trim_ascii() == b"enabled")
+}
+
 /// Parses lines of `NAME VALUE`.
 fn parse_events(text: &str) -> BTreeMap<String, u64> {
     text.lines()
