@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! Runs jobs where they are to be run, and collects what they tell.
 
+use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{BufRead as _, BufReader, Read as _, Seek as _, SeekFrom};
 use std::os::unix::process::CommandExt as _;
@@ -15,6 +16,9 @@ use crate::attach::end_with_us;
 use crate::job::{Event, Job};
 use crate::place::Place;
 use crate::progress::Progress;
+
+/// How often a job is begun: an emulated kernel with many CPUs sometimes does not survive its boot.
+const MAX_ATTEMPTS: u32 = 3;
 
 /// A job and where it is done.
 #[derive(Debug, Clone)]
@@ -55,12 +59,14 @@ pub fn run(
     let scratch = tempfile::tempdir().context("cannot make a folder for temporary files")?;
     let mut collected =
         Collected { events: vec![Vec::new(); jobs.len()], broken: Vec::new(), interrupted: false };
-    let mut next = 0;
+    let mut waiting: VecDeque<usize> = (0..jobs.len()).collect();
+    let mut attempts = vec![0; jobs.len()];
     let mut running: Vec<(usize, i32)> = Vec::new();
     loop {
-        while running.len() < parallel && next < jobs.len() && !collected.interrupted {
-            running.push((next, start(next, &jobs[next], scratch.path(), &sender)?));
-            next += 1;
+        while running.len() < parallel && !collected.interrupted {
+            let Some(next) = waiting.pop_front() else { break };
+            running.push((next, start(next, &jobs[next], attempts[next], scratch.path(), &sender)?));
+            attempts[next] += 1;
         }
         if running.is_empty() {
             return Ok(collected);
@@ -84,8 +90,12 @@ pub fn run(
                 }
                 News::Ended(job, outcome) => {
                     running.retain(|(number, _)| *number != job);
-                    if let (Err(message), false) = (outcome, collected.interrupted) {
-                        progress.note(&message);
+                    let (Err(message), false) = (outcome, collected.interrupted) else { continue };
+                    progress.note(&message);
+                    if collected.events[job].is_empty() && attempts[job] < MAX_ATTEMPTS {
+                        progress.note("it had not begun to measure; trying once more");
+                        waiting.push_front(job);
+                    } else {
                         collected.broken.push((job, message));
                     }
                 }
@@ -95,8 +105,8 @@ pub fn run(
 }
 
 /// Starts a job and a thread that listens to it. Returns its process id.
-fn start(number: usize, placed: &Placed, scratch: &Path, news: &Sender<News>) -> Result<i32> {
-    let mut command = placed.place.command(&placed.job)?;
+fn start(number: usize, placed: &Placed, attempt: u32, scratch: &Path, news: &Sender<News>) -> Result<i32> {
+    let mut command = placed.place.command(&placed.job, attempt)?;
     let errors = tempfile::tempfile().context("cannot make a temporary file")?;
     // Its own process group: a Ctrl-C reaches us first, and ends it through us.
     command.stdin(Stdio::null()).stdout(Stdio::piped()).process_group(0);

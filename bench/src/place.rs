@@ -105,8 +105,9 @@ impl Place {
         }
     }
 
-    /// The command that does a job there.
-    pub fn command(&self, job: &Job) -> Result<Command> {
+    /// The command that does a job there. A later attempt boots a little differently: a deterministic machine that
+    /// died would do so again.
+    pub fn command(&self, job: &Job, attempt: u32) -> Result<Command> {
         let program = std::env::current_exe().context("cannot find this program")?;
         let job_text = serde_json::to_string(job)?;
         let mut command = match self {
@@ -126,6 +127,9 @@ impl Place {
                 }
                 if vm.deterministic {
                     command.args(["--deterministic", "--seed", &job.seed.to_string()]);
+                }
+                if attempt > 0 {
+                    command.args(["--append", &format!("scx_bench.attempt={attempt}")]);
                 }
                 for file in vm.files.iter().chain([&scx_run()?]) {
                     command.arg("--with").arg(file);

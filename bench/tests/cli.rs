@@ -302,3 +302,35 @@ fn measured(factor: f64) -> Value {
     report["failures"] = json!([]);
     report
 }
+
+/// A `scripts/vm` whose machine dies before it measures, and notes what it was asked for.
+fn dying_machine(dir: &Path) -> PathBuf {
+    use std::os::unix::fs::PermissionsExt as _;
+    let script = dir.join("vm");
+    let asked = dir.join("asked");
+    let text = format!(
+        "#!/bin/sh\necho \"$@\" >>{}\necho 'vm: error: the guest died' >&2\nexit 125\n",
+        asked.display()
+    );
+    fs::write(&script, text).unwrap();
+    fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
+    script
+}
+
+#[test]
+fn a_machine_that_dies_before_it_measures_is_tried_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let args = ["compare", "--policies", "eevdf", "--workloads", "pipe", "--deterministic", "--seeds", "1"];
+    let mut bench = scx_bench();
+    bench.current_dir(&dir).env("SCX_VM_SCRIPT", dying_machine(dir.path())).args(args);
+    bench.assert().code(1).stderr(
+        contains("trying once more")
+            .count(2)
+            .and(contains("nothing was measured: the measuring ended early"))
+            .and(contains("the guest died")),
+    );
+    let asked = fs::read_to_string(dir.path().join("asked")).unwrap();
+    let attempts: Vec<bool> =
+        asked.lines().map(|line| line.contains("--append scx_bench.attempt=")).collect();
+    assert_eq!(attempts, [false, true, true], "each but the first boots a little differently");
+}
