@@ -12,6 +12,7 @@ use anyhow::{Context as _, Result, bail};
 use framework::kernel::{KernelState, is_enabled};
 
 use crate::job::NamedCommand;
+use crate::programs::{end_with_us, last_lines};
 
 /// How long a scheduler may take to attach: verifying a large one takes many seconds in emulation.
 const ATTACH_PATIENCE: Duration = Duration::from_secs(120);
@@ -54,7 +55,7 @@ impl Attached {
     pub fn check(&mut self) -> Result<()> {
         match &mut self.scheduler {
             Some(program) => program.check(),
-            None if KernelState::read().enabled() => bail!("something attached itself meanwhile"),
+            None if is_enabled() => bail!("something attached itself meanwhile"),
             None => Ok(()),
         }
     }
@@ -86,7 +87,7 @@ impl Program {
         let start = Instant::now();
         loop {
             if let Some(status) = self.child.try_wait().context("cannot wait for the scheduler")? {
-                bail!("{} ended with {status} before it attached{}", self.name, self.last_lines());
+                bail!("{} ended with {status} before it attached{}", self.name, self.last_words());
             }
             let state = KernelState::read();
             // The kernel counts the enabling a moment after it is done.
@@ -96,7 +97,7 @@ impl Program {
             }
             if start.elapsed() > patience {
                 let state = state.state;
-                bail!("{} has not attached in {patience:?}: state {state}{}", self.name, self.last_lines());
+                bail!("{} has not attached in {patience:?}: state {state}{}", self.name, self.last_words());
             }
             thread::sleep(POLL);
         }
@@ -109,14 +110,14 @@ impl Program {
             wait_until(LAST_WORDS_PATIENCE, || self.child.try_wait().is_ok_and(|status| status.is_some()));
         }
         if let Some(status) = self.child.try_wait().context("cannot wait for the scheduler")? {
-            bail!("{} ended with {status}{}", self.name, self.last_lines());
+            bail!("{} ended with {status}{}", self.name, self.last_words());
         }
         if !state.enabled() {
-            bail!("{} is not in charge any more: state {}{}", self.name, state.state, self.last_lines());
+            bail!("{} is not in charge any more: state {}{}", self.name, state.state, self.last_words());
         }
         let now = Some((state.ops, state.enable_seq));
         if now != self.state {
-            bail!("{} was detached and attached again{}", self.name, self.last_lines());
+            bail!("{} was detached and attached again{}", self.name, self.last_words());
         }
         Ok(())
     }
@@ -141,10 +142,9 @@ impl Program {
         Ok(())
     }
 
-    fn last_lines(&self) -> String {
+    fn last_words(&self) -> String {
         let text = fs::read_to_string(&self.output).unwrap_or_default();
-        let lines: Vec<_> = text.lines().map(str::trim_end).filter(|line| !line.is_empty()).collect();
-        let last = &lines[lines.len().saturating_sub(LAST_LINES)..];
+        let last = last_lines(&text, LAST_LINES);
         if last.is_empty() {
             "; it printed nothing".into()
         } else {
@@ -160,7 +160,8 @@ impl Drop for Program {
     }
 }
 
-fn wait_until(patience: Duration, mut condition: impl FnMut() -> bool) -> bool {
+/// Waits until a condition holds. Whether it came to that in time.
+pub fn wait_until(patience: Duration, mut condition: impl FnMut() -> bool) -> bool {
     let start = Instant::now();
     while !condition() {
         if start.elapsed() > patience {
@@ -175,19 +176,4 @@ fn signal(child: &Child, signal: i32) {
     let Ok(pid) = i32::try_from(child.id()) else { return };
     // SAFETY: kill takes plain integers. The child has not been waited for, so the number is its own.
     unsafe { libc::kill(pid, signal) };
-}
-
-/// Has the kernel send `signal` to the command when this process dies, however it dies.
-///
-/// The command must be spawned by the main thread: the signal is sent when the thread that spawned it ends.
-pub fn end_with_us(command: &mut Command, signal: i32) {
-    let ask = move || {
-        // SAFETY: prctl with these arguments takes plain integers and is async-signal-safe.
-        match unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, signal) } {
-            0 => Ok(()),
-            _ => Err(std::io::Error::last_os_error()),
-        }
-    };
-    // SAFETY: between fork and exec the closure only makes a system call.
-    unsafe { command.pre_exec(ask) };
 }

@@ -53,6 +53,20 @@ pub struct Common {
     pub seed: u64,
 }
 
+/// Where to measure, for commands that leave the choice.
+#[derive(Debug, Args)]
+pub struct PlaceArgs {
+    /// Count instructions instead of time: virtual machines that repeat exactly
+    #[arg(long)]
+    pub deterministic: bool,
+    /// CPUs of the virtual machine [default: 4]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=512))]
+    pub cpus: Option<u32>,
+    /// Use a virtual machine even where this kernel would do
+    #[arg(long)]
+    pub vm: bool,
+}
+
 #[derive(Debug, Args)]
 pub struct CompareArgs {
     /// Contenders, the baseline first: eevdf, POLICY, direct:POLICY, 'cmd:COMMAND'; LABEL=CONTENDER renames one,
@@ -73,18 +87,11 @@ pub struct CompareArgs {
     /// Seconds that each workload is measured in a round; a family shares them [default: 10, deterministic: 1]
     #[arg(long, value_parser = seconds)]
     pub seconds: Option<f64>,
-    /// Count instructions instead of time: virtual machines that repeat exactly
-    #[arg(long)]
-    pub deterministic: bool,
     /// Seeds, in deterministic mode the runs
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..), requires = "deterministic")]
     pub seeds: u32,
-    /// CPUs of the virtual machine [default: 4]
-    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=512))]
-    pub cpus: Option<u32>,
-    /// Use a virtual machine even where this kernel would do
-    #[arg(long)]
-    pub vm: bool,
+    #[command(flatten)]
+    pub place: PlaceArgs,
     #[command(flatten)]
     pub common: Common,
 }
@@ -100,15 +107,8 @@ pub struct SwapArgs {
     /// Swaps of each
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..))]
     pub swaps: u32,
-    /// Count instructions instead of time: a virtual machine that repeats exactly
-    #[arg(long)]
-    pub deterministic: bool,
-    /// CPUs of the virtual machine [default: 4]
-    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=512))]
-    pub cpus: Option<u32>,
-    /// Use a virtual machine even where this kernel would do
-    #[arg(long)]
-    pub vm: bool,
+    #[command(flatten)]
+    pub place: PlaceArgs,
     #[command(flatten)]
     pub common: Common,
 }

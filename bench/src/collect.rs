@@ -12,9 +12,9 @@ use std::thread;
 use anyhow::{Context as _, Result, bail};
 use crossbeam::channel::{Receiver, Sender, select, unbounded};
 
-use crate::attach::end_with_us;
 use crate::job::{Event, Job};
 use crate::place::Place;
+use crate::programs::{end_with_us, last_lines};
 use crate::progress::Progress;
 
 /// How often a job is begun: an emulated kernel with many CPUs sometimes does not survive its boot.
@@ -155,10 +155,10 @@ fn last_words(mut errors: File) -> String {
     const LINES: usize = 4;
     let mut text = String::new();
     let read = errors.seek(SeekFrom::Start(0)).and_then(|_| errors.read_to_string(&mut text));
-    let lines: Vec<_> = text.lines().filter(|line| !line.trim().is_empty()).collect();
+    let lines = last_lines(&text, LINES);
     match read {
         Ok(_) if !lines.is_empty() => {
-            format!("it said: {}", lines[lines.len().saturating_sub(LINES)..].join("\n  "))
+            format!("it said: {}", lines.join("\n  "))
         }
         _ => "it said nothing".into(),
     }

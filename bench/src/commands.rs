@@ -6,7 +6,8 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::analysis::against;
+use crate::analysis::Document;
+use crate::analysis::against::{Against, against};
 use crate::cli::{CompareArgs, CostArgs, ReportArgs, ScaleArgs, SwapArgs};
 use crate::collect::Placed;
 use crate::contender::{Contender, Scheduler, parse_list};
@@ -30,20 +31,20 @@ const DETERMINISTIC_SECONDS: f64 = 1.0;
 
 /// `scx_bench compare`.
 pub fn compare(args: CompareArgs) -> Result<ExitCode> {
-    let default = if args.deterministic { DETERMINISTIC_SECONDS } else { SECONDS };
+    let default = if args.place.deterministic { DETERMINISTIC_SECONDS } else { SECONDS };
     let matrix = Matrix {
         contenders: contenders(&args.policies)?,
         families: families(&args.workloads)?,
-        runs: if args.deterministic { args.seeds } else { args.runs },
+        runs: if args.place.deterministic { args.seeds } else { args.runs },
         seed: args.common.seed,
         seconds: args.seconds.unwrap_or(default),
         probes: true,
     };
     let (place, why) = Place::choose(Wishes {
-        cpus: args.cpus,
+        cpus: args.place.cpus,
         kernel: args.common.kernel.clone(),
-        vm: args.vm,
-        deterministic: args.deterministic,
+        vm: args.place.vm,
+        deterministic: args.place.deterministic,
         files: files(&matrix),
     })?;
     let jobs = matrix.jobs(&place)?;
@@ -119,10 +120,10 @@ pub fn swap(args: SwapArgs) -> Result<ExitCode> {
         SwapHow::Restart { commands, .. } => commands.iter().flatten().map(PathBuf::from).collect(),
     });
     let (place, why) = Place::choose(Wishes {
-        cpus: args.cpus,
+        cpus: args.place.cpus,
         kernel: args.common.kernel.clone(),
-        vm: args.vm,
-        deterministic: args.deterministic,
+        vm: args.place.vm,
+        deterministic: args.place.deterministic,
         files: programs.filter(|file| file.is_absolute() && file.is_file()).collect(),
     })?;
     let cells = vias.len() as u64 * u64::from(args.swaps);
@@ -134,7 +135,7 @@ pub fn swap(args: SwapArgs) -> Result<ExitCode> {
         seed: args.common.seed,
         seconds: 0.0,
         probes: false,
-        spins_per_us: args.deterministic.then(|| deterministic_spins_per_us(place.cpus())),
+        spins_per_us: args.place.deterministic.then(|| deterministic_spins_per_us(place.cpus())),
     };
     let session = Session {
         kind: Kind::Swap,
@@ -235,7 +236,7 @@ pub fn report(args: &ReportArgs) -> Result<ExitCode> {
     let written = match reports.as_slice() {
         [(path, only)] => {
             let folder = if path.is_dir() { path.clone() } else { parent(path) };
-            report::write(args.out.as_deref().unwrap_or(&folder), only)?
+            report::write(args.out.as_deref().unwrap_or(&folder), &Document::new(only.clone()))?
         }
         several => {
             let labelled = several.iter().map(|(path, report)| (path.display().to_string(), report.clone()));
@@ -257,8 +258,7 @@ fn parent(path: &Path) -> PathBuf {
 
 /// Says what has become worse.
 fn compare_with(current: &Report, baseline: &Report, json: bool) -> Result<ExitCode> {
-    let against::Against { missing, .. } = against::against(current, baseline);
-    let regressions = against::regressions(current, baseline);
+    let Against { regressions, missing } = against(current, baseline);
     if json {
         println!("{}", serde_json::json!({ "regressions": regressions, "missing": missing }));
     } else {

@@ -33,7 +33,7 @@ pub struct Job {
 pub enum Task {
     /// Each contender under each workload.
     Cells {
-        /// As the user wrote them, paths absolute.
+        /// The baseline first.
         contenders: Vec<NamedCommand>,
         /// Families, each a list of workloads that are run in one go.
         families: Vec<Vec<String>>,

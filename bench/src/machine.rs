@@ -27,13 +27,13 @@ pub fn look(workloads: &[&dyn Workload], spins_per_us: Option<u64>) -> Result<Ma
         cpu.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": ")).map(|(_, name)| name);
     let memory = read("/proc/meminfo");
     let kib = memory.lines().find_map(|line| line.strip_prefix("MemTotal:")?.trim().strip_suffix(" kB"));
-    let cpus = thread::available_parallelism().context("cannot count the CPUs")?.get();
+    let cpus = u32::try_from(thread::available_parallelism().context("cannot count the CPUs")?.get())?;
     let programs = workloads.iter().flat_map(|workload| workload.programs()).map(|name| (*name).to_owned());
     Ok(Machine {
         kernel: kernel::release(),
         cpu: model.unwrap_or("unknown").to_owned(),
         accelerator: std::env::var("SCX_VM_ACCELERATOR").ok(),
-        cpus: u32::try_from(cpus)?,
+        cpus,
         memory_mib: kib.and_then(|kib| kib.trim().parse::<u64>().ok()).unwrap_or(0) / 1024,
         cmdline: read("/proc/cmdline").trim().to_owned(),
         spins_per_us: spins_per_us.unwrap_or_else(|| calibrate(cpus)),
@@ -53,14 +53,14 @@ fn version(program: &str) -> Option<String> {
 
 /// Iterations of the loop a microsecond, with all CPUs busy: emulated ones share a real one, and real ones share
 /// power and heat. The fastest of several tries, which least has disturbed.
-fn calibrate(cpus: usize) -> u64 {
+pub fn calibrate(cpus: u32) -> u64 {
     const ITERATIONS: u64 = 2_000_000;
     const TRIES: usize = 5;
     let fastest = (0..TRIES).map(|_| all_spin(cpus, ITERATIONS)).min().unwrap_or(Duration::from_secs(1));
     (ITERATIONS * 1000 / u64::try_from(fastest.as_nanos()).unwrap_or(u64::MAX).max(1)).max(1)
 }
 
-fn all_spin(cpus: usize, iterations: u64) -> Duration {
+fn all_spin(cpus: u32, iterations: u64) -> Duration {
     let start = Instant::now();
     thread::scope(|scope| {
         for _ in 0..cpus {

@@ -12,6 +12,7 @@ use framework::latency::LatencyMeter;
 use crate::attach::Attached;
 use crate::job::{Event, Job, NamedCommand, Task};
 use crate::model::{Cell, Failure, Machine, Measured};
+use crate::workload::sys::set_fifo;
 use crate::workload::{self, Context, Workload};
 use crate::{kernel_view, machine, op_cost, swapping};
 
@@ -23,7 +24,8 @@ const WARM_UP_SHARE: u32 = 5;
 /// Does the job that is given as JSON, telling events on stdout.
 pub fn run(job: &str) -> Result<ExitCode> {
     let job: Job = serde_json::from_str(job).context("no job: this command is scx_bench's own")?;
-    punctual()?;
+    // Its sleeps must end in time, whatever the contender does with a loaded machine.
+    set_fifo()?;
     let scratch = tempfile::tempdir().context("cannot make a folder for temporary files")?;
     let workloads = match &job.task {
         Task::Cells { families, .. } => {
@@ -60,17 +62,6 @@ pub fn tell(event: &Event) {
 fn find(name: &str) -> Result<&'static dyn Workload> {
     let found = workload::all().iter().find(|workload| workload.spec().name == name);
     found.copied().with_context(|| format!("no workload {name:?}"))
-}
-
-/// Makes this thread's sleeps end in time whatever the contender does with a loaded machine. Threads and
-/// processes that it starts are normal again.
-fn punctual() -> Result<()> {
-    let param = libc::sched_param { sched_priority: 1 };
-    // SAFETY: `param` is valid; 0 is this thread.
-    if unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO | libc::SCHED_RESET_ON_FORK, &param) } != 0 {
-        return Err(std::io::Error::last_os_error()).context("cannot become a real-time thread (needs root)");
-    }
-    Ok(())
 }
 
 struct Bench<'a> {

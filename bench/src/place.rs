@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
+use framework::doctor::is_root;
 use framework::kernel::KernelState;
 
 use crate::job::Job;
@@ -146,11 +147,6 @@ impl Place {
 /// Guests get more memory with more CPUs: per-CPU data, and threads. In whole GiB, which kernels map best.
 fn memory(cpus: u32) -> String {
     format!("{}G", 2 + cpus.div_ceil(16))
-}
-
-fn is_root() -> bool {
-    // SAFETY: geteuid has no preconditions.
-    unsafe { libc::geteuid() == 0 }
 }
 
 /// `scripts/vm` of the tree that this program was built in, or what `SCX_VM_SCRIPT` names.

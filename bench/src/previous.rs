@@ -5,14 +5,14 @@ use std::fs;
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
-use framework::kernel::KernelState;
+use framework::kernel::{KernelState, is_enabled};
+
+use crate::attach::wait_until;
 
 const PATIENCE: Duration = Duration::from_secs(30);
-const POLL: Duration = Duration::from_millis(20);
 
 /// Who has attached the present scheduler, and how to bring it back.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -100,12 +100,8 @@ fn systemctl(verb: &str, unit: &str) -> Result<()> {
 }
 
 fn wait_for(enabled: bool) -> Result<()> {
-    let start = Instant::now();
-    while KernelState::read().enabled() != enabled {
-        if start.elapsed() > PATIENCE {
-            bail!("the state is still {} after {PATIENCE:?}", KernelState::read().state);
-        }
-        thread::sleep(POLL);
+    if !wait_until(PATIENCE, || is_enabled() == enabled) {
+        bail!("the state is still {} after {PATIENCE:?}", KernelState::read().state);
     }
     Ok(())
 }

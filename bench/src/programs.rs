@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! Finding programs.
+//! Other programs: where they are, that they end with us, what they said last.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -49,4 +50,25 @@ pub fn built_in_policies() -> Result<Vec<String>> {
     let policies: Vec<Policy> = serde_json::from_slice(&output.stdout)
         .with_context(|| format!("{} is of another version", scx_run.display()))?;
     Ok(policies.into_iter().map(|policy| policy.name).collect())
+}
+
+/// Has the kernel send `signal` to the command when this process dies, however it dies.
+///
+/// The command must be spawned by the main thread: the signal is sent when the thread that spawned it ends.
+pub fn end_with_us(command: &mut Command, signal: i32) {
+    let ask = move || {
+        // SAFETY: prctl with these arguments takes plain integers and is async-signal-safe.
+        match unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, signal) } {
+            0 => Ok(()),
+            _ => Err(std::io::Error::last_os_error()),
+        }
+    };
+    // SAFETY: between fork and exec the closure only makes a system call.
+    unsafe { command.pre_exec(ask) };
+}
+
+/// The last lines of what a program has written, blank ones left out.
+pub fn last_lines(text: &str, most: usize) -> Vec<&str> {
+    let lines: Vec<&str> = text.lines().map(str::trim_end).filter(|line| !line.is_empty()).collect();
+    lines[lines.len().saturating_sub(most)..].to_vec()
 }

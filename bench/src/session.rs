@@ -5,8 +5,8 @@ use std::num::NonZero;
 use std::process::ExitCode;
 use std::thread;
 
-use anyhow::{Context as _, Result, bail};
-use crossbeam::channel::{Receiver, bounded};
+use anyhow::{Result, bail};
+use framework::signals;
 
 use crate::analysis::Document;
 use crate::cli::Common;
@@ -50,7 +50,7 @@ impl Session<'_> {
     pub fn run(&self, mut jobs: Vec<Placed>) -> Result<ExitCode> {
         report::writable(&self.common.out)?;
         let mut report = self.blank();
-        let signals = signals()?;
+        let signals = signals::listen()?;
         eprintln!("scx_bench: measuring {}", self.why);
         let deterministic = self.place.mode() == Mode::Deterministic;
         // The first is done twice: if two runs with one seed differ, nothing that follows can be believed.
@@ -106,13 +106,14 @@ impl Session<'_> {
             }
             bail!("nothing was measured{}", first_failure(report));
         }
+        let document = Document::new(report.clone());
         // Before it is written: a full disk must not lose all that was measured.
         if self.common.json {
-            println!("{}", serde_json::to_string(&Document::new(report.clone()))?);
+            println!("{}", serde_json::to_string(&document)?);
         } else {
-            println!("{}", report::to_text(report).trim_end());
+            println!("{}", report::to_text(&document).trim_end());
         }
-        let written = report::write(&self.common.out, report)?;
+        let written = report::write(&self.common.out, &document)?;
         if let Some(page) = written.first() {
             eprintln!("scx_bench: the report is {}", page.display());
         }
@@ -152,17 +153,6 @@ fn command_line(args: impl Iterator<Item = String>) -> Vec<String> {
 fn now() -> String {
     let now = jiff::Timestamp::now();
     now.round(jiff::Unit::Second).unwrap_or(now).to_string()
-}
-
-/// SIGINT and SIGTERM.
-fn signals() -> Result<Receiver<()>> {
-    let (sender, signals) = bounded(4);
-    ctrlc::set_handler(move || {
-        // A full queue means that it has been told already.
-        let _ = sender.try_send(());
-    })
-    .context("cannot handle signals")?;
-    Ok(signals)
 }
 
 /// Puts what was told into the report, in the order of the jobs.

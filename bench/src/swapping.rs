@@ -8,7 +8,6 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow, bail};
-use crossbeam::channel::{Receiver, Sender, bounded};
 use framework::control::{self, Request, Response, SwapRequest};
 use framework::kernel::{is_enabled, monotonic_ns};
 use framework::latency::LatencyMeter;
@@ -69,50 +68,39 @@ fn one_way(
     meter: &mut LatencyMeter,
 ) -> Result<()> {
     swap_load::under(machine, || {
-        // The thread that starts schedulers lives as long as they do: they are ended when it ends.
-        thread::scope(|scope| {
-            let (ask, asked) = bounded(0);
-            let (answer, answers) = bounded(0);
-            let via = place.via;
-            scope.spawn(move || swapper(via, scratch, &asked, &answer));
-            let started = answers.recv().context("the swapping thread is gone")?;
-            started?;
+        // Schedulers are started and asked by an ordinary thread, as they are without us. It lives as long as they
+        // do: they are ended when it ends.
+        let swapper = || {
+            let mut schedulers = Schedulers::start(place.via, scratch)?;
             thread::sleep(SETTLE);
-            for _ in 0..swaps {
-                let cell = watch_one(place, meter, &ask, &answers)?;
-                tell(&Event::Swap(cell));
+            for turn in 0..swaps as usize {
+                tell(&Event::Swap(watched(place, meter, || schedulers.swap(turn))?));
             }
-            drop(ask);
-            Ok(())
-        })
+            schedulers.stop()
+        };
+        thread::scope(|scope| joined(scope.spawn(swapper)))
     })
 }
 
-/// Watches one swap from before to after.
-fn watch_one(
+/// Does one swap and watches from before to after.
+///
+/// The watching thread is a real-time one and waits for nobody: what an ordinary thread does for it might need its
+/// CPU. (A channel between the two would do: whoever has been woken by one spins until the other has let go.)
+fn watched(
     place: &Place<'_>,
     meter: &mut LatencyMeter,
-    ask: &Sender<()>,
-    answers: &Receiver<Result<Option<SwapReport>>>,
+    swap: impl FnOnce() -> Result<SwapReport>,
 ) -> Result<SwapCell> {
-    let mut steps = Vec::new();
-    drop(meter.rotate()?);
-    let start = Instant::now();
-    while start.elapsed() < MARGIN {
-        steps.push(step(meter)?);
-    }
-    ask.send(()).map_err(|_| anyhow!("the swapping thread is gone"))?;
-    let report = loop {
-        steps.push(step(meter)?);
-        if let Ok(answer) = answers.try_recv() {
-            break answer?;
-        }
-    };
-    let done = Instant::now();
-    while done.elapsed() < MARGIN {
-        steps.push(step(meter)?);
-    }
-    let mut report = report.context("the swap was not reported")?;
+    let over = AtomicBool::new(false);
+    let (report, steps) = thread::scope(|scope| {
+        let watcher = scope.spawn(|| watch(meter, &over));
+        thread::sleep(MARGIN);
+        let report = swap();
+        thread::sleep(MARGIN);
+        over.store(true, Ordering::Relaxed);
+        (report, joined(watcher))
+    });
+    let (mut report, steps) = (report?, steps?);
     fill_in(&mut report, &steps);
     let flip = report.flipped_at_ns;
     Ok(SwapCell {
@@ -123,6 +111,21 @@ fn watch_one(
         timeline: steps.iter().filter(|step| near(step, flip)).map(|step| step.point(flip)).collect(),
         report,
     })
+}
+
+fn watch(meter: &mut LatencyMeter, over: &AtomicBool) -> Result<Vec<Step>> {
+    // It must see what happens while the load has all CPUs.
+    set_fifo()?;
+    let mut steps = Vec::new();
+    drop(meter.rotate()?);
+    while !over.load(Ordering::Relaxed) {
+        steps.push(step(meter)?);
+    }
+    Ok(steps)
+}
+
+fn joined<T>(thread: thread::ScopedJoinHandle<'_, Result<T>>) -> Result<T> {
+    thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
 /// A step of the timeline.
@@ -173,23 +176,6 @@ fn fill_in(report: &mut SwapReport, steps: &[Step]) {
     report.window_ms = margin as f64 / MS;
 }
 
-/// Does a swap each time it is asked to: first answers that it is ready, then with each report.
-fn swapper(via: &SwapVia, scratch: &Path, asked: &Receiver<()>, answer: &Sender<Result<Option<SwapReport>>>) {
-    let outcome = (|| {
-        let mut schedulers = Schedulers::start(via, scratch)?;
-        // Who asked is gone only when it has failed itself.
-        let _ = answer.send(Ok(None));
-        for ((), turn) in asked.iter().zip(0usize..) {
-            let report = schedulers.swap(turn)?;
-            let _ = answer.send(Ok(Some(report)));
-        }
-        schedulers.running.take().map_or(Ok(()), Attached::stop)
-    })();
-    if let Err(error) = outcome {
-        let _ = answer.send(Err(error));
-    }
-}
-
 /// The scheduler in charge, and what takes its place.
 struct Schedulers<'a> {
     how: &'a SwapHow,
@@ -205,6 +191,11 @@ impl<'a> Schedulers<'a> {
         };
         let running = Some(Attached::start(&named(first), scratch)?);
         Ok(Schedulers { how: &via.how, scratch, running })
+    }
+
+    /// Takes off whatever is in charge.
+    fn stop(mut self) -> Result<()> {
+        self.running.take().map_or(Ok(()), Attached::stop)
     }
 
     fn swap(&mut self, turn: usize) -> Result<SwapReport> {
@@ -232,22 +223,12 @@ impl<'a> Schedulers<'a> {
         self.running = Some(Attached::start(&named(command), self.scratch)?);
         let took = asked.elapsed();
         let (left_at_ns, outside_ns) = watch.finish()?;
+        // Its verifying is part of the time outside; nobody counts what is carried over.
         Ok(SwapReport {
-            from: old.into(),
-            to: new.into(),
-            via: Via::Reload,
-            // It was done while nobody's policy ran, and is part of that time.
-            verify_ms: 0.0,
             flipped_at_ns: left_at_ns,
             flip_ns: u64::try_from(took.as_nanos()).unwrap_or(u64::MAX),
-            drain_ms: 0.0,
-            carried: 0,
-            lost: 0,
-            window_ms: 0.0,
-            worst_before_ns: None,
-            worst_across_ns: None,
             outside_ns,
-            undone: None,
+            ..SwapReport::new(old.into(), new.into(), Via::Reload)
         })
     }
 }

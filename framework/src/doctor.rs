@@ -140,9 +140,14 @@ fn attached(state: &KernelState) -> Check {
     }
 }
 
-fn root() -> Check {
+/// Whether this process is root's.
+pub fn is_root() -> bool {
     // SAFETY: geteuid has no preconditions.
-    let ok = unsafe { libc::geteuid() } == 0;
+    unsafe { libc::geteuid() == 0 }
+}
+
+fn root() -> Check {
+    let ok = is_root();
     let found = if ok { "running as root" } else { "not running as root" };
     Check::new("root", ok, found, "run it with sudo")
 }
@@ -152,7 +157,7 @@ fn memlock() -> Check {
     // SAFETY: `limit` is valid for writes.
     let known = unsafe { libc::getrlimit(libc::RLIMIT_MEMLOCK, &mut limit) } == 0;
     // BPF memory is charged to the cgroup since 5.11; only locking our own pages counts here.
-    let ok = !known || limit.rlim_max >= 8 << 20 || root().ok;
+    let ok = !known || limit.rlim_max >= 8 << 20 || is_root();
     let found = if ok {
         "memory can be locked".to_owned()
     } else {

@@ -78,9 +78,14 @@ pub fn release() -> String {
 
 /// CLOCK_MONOTONIC, ns: the time that processes of one machine share.
 pub fn monotonic_ns() -> u64 {
+    clock_ns(libc::CLOCK_MONOTONIC)
+}
+
+/// A clock that every kernel has, ns.
+pub fn clock_ns(clock: libc::clockid_t) -> u64 {
     let mut at = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: `at` is valid for writes, and this clock always exists.
-    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut at) };
+    // SAFETY: `at` is valid for writes. A clock that is not there would leave it 0.
+    unsafe { libc::clock_gettime(clock, &mut at) };
     u64::try_from(at.tv_sec).unwrap_or(0) * 1_000_000_000 + u64::try_from(at.tv_nsec).unwrap_or(0)
 }
 

@@ -13,6 +13,7 @@
 //! | [`census`] | who waits, and for how long: finds lost tasks |
 //! | [`latency`] | latency of scheduling, for any scheduler |
 //! | [`exit`] | why the kernel threw a scheduler out, in plain words |
+//! | [`signals`] | being told to end |
 //! | [`control`] | the control socket of a running `scx_run` |
 
 pub mod census;
@@ -30,6 +31,7 @@ pub mod policy;
 pub mod report;
 pub mod root;
 mod scheduler;
+pub mod signals;
 pub mod swap;
 
 pub use libbpf_log::capture as capture_libbpf_log;

@@ -40,6 +40,28 @@ pub struct SwapReport {
     pub undone: Option<String>,
 }
 
+impl SwapReport {
+    /// Of a swap that is about to begin: nothing is measured yet.
+    pub fn new(from: String, to: String, via: Via) -> Self {
+        SwapReport {
+            from,
+            to,
+            via,
+            verify_ms: 0.0,
+            flipped_at_ns: 0,
+            flip_ns: 0,
+            drain_ms: 0.0,
+            carried: 0,
+            lost: 0,
+            window_ms: 0.0,
+            worst_before_ns: None,
+            worst_across_ns: None,
+            outside_ns: 0,
+            undone: None,
+        }
+    }
+}
+
 /// A slot and what is in it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct SlotStatus {

@@ -15,6 +15,7 @@ use framework::exit::ExitInfo;
 use framework::kernel::KernelState;
 use framework::report::SwapReport;
 use framework::root::{all_ops, ops_for};
+use framework::signals;
 use framework::swap::Via;
 
 use crate::CATALOGUE;
@@ -34,13 +35,7 @@ const MAX_TIMEOUT: Duration = Duration::from_secs(30);
 /// Runs a policy until it is told to end.
 pub fn run(args: RunArgs) -> Result<ExitCode> {
     let policy = absolute(args.policy.as_deref().context("--policy is missing")?)?;
-    let (signal_sender, signals) = bounded(4);
-    ctrlc::set_handler(move || {
-        // A full queue means that it has been told already.
-        let _ = signal_sender.try_send(());
-    })
-    .context("handling signals")?;
-
+    let signals = signals::listen()?;
     let before = KernelState::read();
     let prepared = Engine::prepare(config(&args)?, &policy, &args.params)?;
     let (call_sender, calls) = unbounded();

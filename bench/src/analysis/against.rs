@@ -10,8 +10,8 @@ use crate::model::{Mode, Report};
 /// A report against an earlier one.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Against {
-    /// Each contender of the report against itself in the earlier one, metric by metric.
-    pub comparisons: Vec<Comparison>,
+    /// What has become worse.
+    pub regressions: Vec<Regression>,
     /// What was measured in the earlier report and was not in this: `CONTENDER, WORKLOAD METRIC, N CPUs`.
     pub missing: Vec<String>,
 }
@@ -26,20 +26,15 @@ pub struct Regression {
     pub was: Option<f64>,
 }
 
-/// Compares what is in both reports, with the statistics of [`analyse`](super::analyse). Runs are paired if both
-/// reports are deterministic.
+/// Compares each contender of the report with itself in the earlier one, metric by metric, with the statistics of
+/// [`analyse`](super::analyse). Runs are paired if both reports are deterministic.
 pub fn against(current: &Report, baseline: &Report) -> Against {
     let (drafts, missing) = contrasts(current, baseline);
-    Against { comparisons: judge(drafts.into_iter().map(|(d, c, _)| (d, Some(c))).collect()), missing }
-}
-
-/// What has become worse than in an earlier report.
-pub fn regressions(current: &Report, baseline: &Report) -> Vec<Regression> {
-    let (drafts, _) = contrasts(current, baseline);
     let was: Vec<Option<f64>> = drafts.iter().map(|(_, _, was)| *was).collect();
     let judged = judge(drafts.into_iter().map(|(d, c, _)| (d, Some(c))).collect());
     let all = judged.into_iter().zip(was).map(|(comparison, was)| Regression { comparison, was });
-    all.filter(|regression| regression.comparison.verdict == Verdict::Worse).collect()
+    let regressions = all.filter(|regression| regression.comparison.verdict == Verdict::Worse).collect();
+    Against { regressions, missing }
 }
 
 type Draft = (Comparison, Contrast, Option<f64>);

@@ -35,8 +35,11 @@ pub struct Document {
 }
 
 impl Document {
-    /// Analyses a report.
-    pub fn new(report: Report) -> Self {
+    /// Analyses a report. Values that are no number, which JSON does not have, are left out.
+    pub fn new(mut report: Report) -> Self {
+        for cell in &mut report.cells {
+            cell.measured.values.retain(|_, value| value.is_finite());
+        }
         Document { comparisons: analyse(&report), report }
     }
 }
@@ -145,7 +148,7 @@ fn unique<T: PartialEq>(items: impl Iterator<Item = T>) -> Vec<T> {
 }
 
 /// The runs of a contender.
-fn cells_of<'a>(
+pub fn cells_of<'a>(
     report: &'a Report,
     cpus: u32,
     workload: &str,

@@ -4,7 +4,7 @@
 use rand::rngs::SmallRng;
 use rand::{Rng as _, SeedableRng as _};
 
-use super::against::{against, regressions};
+use super::against::against;
 use super::*;
 use crate::fixture;
 use crate::model::{Kind, Measured};
@@ -184,12 +184,12 @@ fn where_scaling_stops() {
 #[test]
 fn regressions_against_an_earlier_report() {
     let before = fixture::compare();
-    assert!(regressions(&before, &before).is_empty());
+    assert!(against(&before, &before).regressions.is_empty());
     let mut after = before.clone();
     for cell in after.cells.iter_mut().filter(|c| c.contender == "fifo" && c.workload == "pipe") {
         cell.measured.values.entry("per_switch".into()).and_modify(|value| *value *= 1.2);
     }
-    let found = regressions(&after, &before);
+    let found = against(&after, &before).regressions;
     assert_eq!(found.len(), 1, "{found:?}");
     assert_eq!(
         (found[0].comparison.contender.as_str(), found[0].comparison.metric.as_str()),
@@ -198,7 +198,7 @@ fn regressions_against_an_earlier_report() {
     assert!((found[0].comparison.ratio.unwrap() - 1.2).abs() < 1e-9);
     assert!(found[0].was.unwrap() < found[0].comparison.estimate.unwrap());
     // The other way round it is an improvement.
-    assert!(regressions(&before, &after).is_empty());
+    assert!(against(&before, &after).regressions.is_empty());
 
     after.cells.retain(|c| !(c.contender == "fifo" && c.workload == "pipe"));
     let missing = against(&after, &before).missing;

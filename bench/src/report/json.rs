@@ -10,15 +10,6 @@ use serde::Deserialize;
 use crate::analysis::Document;
 use crate::model::{Report, SCHEMA};
 
-/// A report without the values that are no number, which JSON does not have.
-pub fn finite(report: &Report) -> Report {
-    let mut report = report.clone();
-    for cell in &mut report.cells {
-        cell.measured.values.retain(|_, value| value.is_finite());
-    }
-    report
-}
-
 /// The content of report.json.
 pub fn text(document: &Document) -> Result<Vec<u8>> {
     let mut text = serde_json::to_vec_pretty(document).context("cannot express the report as JSON")?;

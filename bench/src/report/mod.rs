@@ -28,13 +28,12 @@ use view::View;
 /// Writes all files of a report into a folder, which is made if need be. Returns what it wrote; the page is first.
 ///
 /// A file is there in whole or not at all: an older one stays until the new one is complete.
-pub fn write(dir: &Path, report: &Report) -> Result<Vec<PathBuf>> {
-    let document = Document::new(json::finite(report));
-    let view = View::of(&document);
+pub fn write(dir: &Path, document: &Document) -> Result<Vec<PathBuf>> {
+    let view = View::of(document);
     let mut files = vec![
         ("index.html".to_owned(), html::page(&view).into_bytes()),
         ("report.md".to_owned(), markdown::page(&view, Detail::Full).into_bytes()),
-        ("report.json".to_owned(), json::text(&document)?),
+        ("report.json".to_owned(), json::text(document)?),
     ];
     files.extend(csv::files(&document.report)?);
     write_files(dir, files)
@@ -44,7 +43,7 @@ pub fn write(dir: &Path, report: &Report) -> Result<Vec<PathBuf>> {
 /// the baseline of all.
 pub fn write_side_by_side(dir: &Path, reports: Vec<(String, Report)>) -> Result<Vec<PathBuf>> {
     let origins = view::origins(&reports);
-    let document = Document::new(json::finite(&side_by_side(reports)?));
+    let document = Document::new(side_by_side(reports)?);
     let view = View { origins, ..View::of(&document) };
     write_files(
         dir,
@@ -56,8 +55,8 @@ pub fn write_side_by_side(dir: &Path, reports: Vec<(String, Report)>) -> Result<
 }
 
 /// The summary of a report for a terminal.
-pub fn to_text(report: &Report) -> String {
-    markdown::page(&View::of(&Document::new(report.clone())), Detail::Brief)
+pub fn to_text(document: &Document) -> String {
+    markdown::page(&View::of(document), Detail::Brief)
 }
 
 /// Whether a report can be written into a folder: better known before hours are spent on measuring.

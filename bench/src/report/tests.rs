@@ -48,7 +48,7 @@ fn is_balanced(page: &str) -> bool {
 fn every_kind_is_written_in_whole() {
     for (name, report) in fixture::all() {
         in_folder(name, |dir| {
-            let files = write(dir, &report).unwrap();
+            let files = write(dir, &Document::new(report.clone())).unwrap();
             let mut expected: BTreeSet<PathBuf> =
                 ["index.html", "report.json", "report.md"].iter().map(|file| dir.join(file)).collect();
             expected.extend(report.workloads.iter().map(|w| dir.join(format!("{}.csv", w.name))));
@@ -66,7 +66,7 @@ fn every_kind_is_written_in_whole() {
             assert_eq!(document, Document::new(report.clone()));
             check_page(&fs::read_to_string(&files[0]).unwrap(), &report);
             // Once more, over what is there.
-            write(dir, &report).unwrap();
+            write(dir, &Document::new(report.clone())).unwrap();
         });
     }
 }
@@ -110,7 +110,7 @@ fn nothing_measured() {
         report.machine = None;
         report.interrupted = true;
         in_folder("nothing", |dir| {
-            let files = write(dir, &report).unwrap();
+            let files = write(dir, &Document::new(report.clone())).unwrap();
             let page = fs::read_to_string(&files[0]).unwrap();
             assert!(is_balanced(&page) && page.contains("interrupted"));
         });
@@ -124,18 +124,21 @@ fn one_run_and_values_that_are_no_number() {
     report.cells[0].measured.values.insert("per_switch".into(), f64::NAN);
     report.cells[1].measured.histograms.clear();
     in_folder("one-run", |dir| {
-        write(dir, &report).unwrap();
+        write(dir, &Document::new(report.clone())).unwrap();
         assert!(!read(dir).unwrap().cells[0].measured.values.contains_key("per_switch"));
     });
 }
 
 #[test]
 fn markdown_for_a_pull_request() {
-    let text = to_text(&fixture::compare());
+    let text = to_text(&Document::new(fixture::compare()));
     assert!(text.contains("| pipe per_switch | 1."), "{text}");
     assert!(text.contains("| ✗ 1.1") && text.contains("## Failures") && text.contains("6.17.0-rc4-scx"));
     assert!(text.contains("cmd:scx_lavd --slice &lt;5ms>"));
-    assert!(to_text(&fixture::swap()).contains("| slots: fifo → vtime, 8 CPUs | 5 | 412 ns (414 ns) |"));
+    assert!(
+        to_text(&Document::new(fixture::swap()))
+            .contains("| slots: fifo → vtime, 8 CPUs | 5 | 412 ns (414 ns) |")
+    );
 }
 
 #[test]
@@ -159,14 +162,14 @@ fn errors_are_one_line_with_the_path() {
     fs::write(&file, "").unwrap();
     let error = |result: Result<Vec<PathBuf>>| format!("{:#}", result.unwrap_err());
 
-    let below = error(write(&file.join("below"), &fixture::cost()));
+    let below = error(write(&file.join("below"), &Document::new(fixture::cost())));
     assert!(below.starts_with("cannot make the folder /") && below.lines().count() == 1, "{below}");
     // A folder is in the place of a file: as good as one that cannot be written, also for root.
     fs::create_dir_all(dir.path().join("report/index.html/x")).unwrap();
-    let taken = error(write(&dir.path().join("report"), &fixture::cost()));
+    let taken = error(write(&dir.path().join("report"), &Document::new(fixture::cost())));
     assert!(taken.starts_with("cannot write /") && taken.contains("index.html: "), "{taken}");
     // Not even root can make a file there.
-    let proc = error(write(Path::new("/proc/self"), &fixture::cost()));
+    let proc = error(write(Path::new("/proc/self"), &Document::new(fixture::cost())));
     assert!(
         proc.starts_with("cannot write /proc/self/index.html: ") && !proc.contains(".scx_bench-"),
         "{proc}"
@@ -237,7 +240,7 @@ fn the_schema_is_documented() {
     for (_, report) in fixture::all() {
         field_names(&serde_json::to_value(Document::new(report)).unwrap(), &mut names);
     }
-    in_folder("example", |dir| drop(write(dir, &fixture::example()).unwrap()));
+    in_folder("example", |dir| drop(write(dir, &Document::new(fixture::example())).unwrap()));
     assert!(names.len() > 60, "{names:?}");
     for name in names {
         assert!(page.contains(&format!("`{name}`")), "docs/report-json.md does not tell of `{name}`");

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 
 use super::{Context, find_program};
+use crate::programs::{end_with_us, last_lines};
 
 /// What a program may take longer than its nominal time, under a contender that does badly.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -35,7 +36,7 @@ pub fn run(context: &Context<'_>, nominal: Duration, program: &str, args: &[Stri
     let status = run_into(&context.scratch, &out, &err, nominal + PATIENCE, program, args)?;
     let output = Output { stdout: read(&out)?, stderr: read(&err)? };
     if !status.success() {
-        bail!("{program} failed ({status}): {}", last_lines(&output));
+        bail!("{program} failed ({status}): {}", last_words(&output));
     }
     Ok(output)
 }
@@ -93,10 +94,9 @@ fn read(path: &Path) -> Result<String> {
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-fn last_lines(output: &Output) -> String {
+fn last_words(output: &Output) -> String {
     let text = if output.stderr.trim().is_empty() { &output.stdout } else { &output.stderr };
-    let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
-    lines[lines.len().saturating_sub(LAST_LINES)..].join(" | ")
+    last_lines(text, LAST_LINES).into_iter().map(str::trim_start).collect::<Vec<_>>().join(" | ")
 }
 
 /// A program and what it starts, killed when this is dropped.
@@ -106,13 +106,7 @@ impl Group {
     /// Starts a program as the leader of a process group. It dies with the thread that started it.
     pub fn start(command: &mut Command) -> io::Result<Self> {
         command.process_group(0);
-        // SAFETY: prctl is async-signal-safe and takes plain integers.
-        unsafe {
-            command.pre_exec(|| match libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) {
-                0 => Ok(()),
-                _ => Err(io::Error::last_os_error()),
-            });
-        }
+        end_with_us(command, libc::SIGKILL);
         command.spawn().map(Self)
     }
 
@@ -222,7 +216,7 @@ mod tests {
     #[test]
     fn the_last_lines_of_a_failure() {
         let output = Output { stdout: "a\n".into(), stderr: "1\n2\n\n3\n4\n5\n6\n".into() };
-        assert_eq!(last_lines(&output), "2 | 3 | 4 | 5 | 6");
-        assert_eq!(last_lines(&Output { stderr: " \n".into(), ..output }), "a");
+        assert_eq!(last_words(&output), "2 | 3 | 4 | 5 | 6");
+        assert_eq!(last_words(&Output { stderr: " \n".into(), ..output }), "a");
     }
 }

@@ -2,7 +2,6 @@
 //! What single operations cost. Meant for deterministic machines with one CPU, where a nanosecond is an
 //! instruction and whatever is not the operation stands still.
 
-use std::io::{PipeReader, PipeWriter, Read as _, Write as _, pipe};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -11,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 
+use super::pingpong;
 use super::results::Results;
 use super::sys::{futex_wait, futex_wake, thread_cpu_time};
 use super::threads::{Body, run_threads};
@@ -153,11 +153,10 @@ fn spawn_without_end(phase: &PhaseCell) -> Result<(u32, u64)> {
 
 /// Has every op called. What it costs is counted from outside.
 fn exercise(context: &mut Context<'_>) -> Result<Measured> {
-    let (ping_in, ping_out) = pipe().context("cannot make a pipe")?;
-    let (pong_in, pong_out) = pipe().context("cannot make a pipe")?;
+    let (ping, pong) = pingpong::pair()?;
     let bodies = vec![
-        Body::new("cost-ping", move |phase: &PhaseCell| ping(pong_in, ping_out, phase)),
-        Body::new("cost-pong", move |_: &PhaseCell| pong(ping_in, pong_out)),
+        Body::new("cost-ping", move |phase: &PhaseCell| ping.serve(phase, || ())),
+        Body::new("cost-pong", move |_: &PhaseCell| pong.return_all()),
         Body::new("cost-threads", |phase: &PhaseCell| {
             while !phase.over() {
                 thread::sleep(PAUSE);
@@ -168,14 +167,4 @@ fn exercise(context: &mut Context<'_>) -> Result<Measured> {
     ];
     run_threads(context, bodies)?;
     Ok(Measured::default())
-}
-
-fn ping(mut from: PipeReader, mut to: PipeWriter, phase: &PhaseCell) {
-    let mut byte = [0];
-    while !phase.over() && to.write_all(&byte).is_ok() && from.read_exact(&mut byte).is_ok() {}
-}
-
-fn pong(mut from: PipeReader, mut to: PipeWriter) {
-    let mut byte = [0];
-    while from.read_exact(&mut byte).is_ok() && to.write_all(&byte).is_ok() {}
 }

@@ -13,6 +13,7 @@ mod hackbench;
 mod hog;
 mod mixed;
 mod perf;
+mod pingpong;
 mod pipe;
 mod pipes;
 mod results;

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! Two threads pass a byte to and fro through pipes: the cost of a blocking context switch.
 
-use std::io::{PipeReader, PipeWriter, Read as _, Write as _, pipe};
 use std::time::Instant;
 
 use anyhow::{Context as _, Result};
 
+use super::pingpong::{self, Side};
 use super::threads::{Body, run_threads};
 use super::{Context, PhaseCell, Workload, value};
 use crate::model::{Better, Measured, WorkloadSpec};
@@ -26,11 +26,13 @@ impl Workload for Pipe {
     }
 
     fn run(&self, context: &mut Context<'_>) -> Result<Measured> {
-        let (ping_in, ping_out) = pipe().context("cannot make a pipe")?;
-        let (pong_in, pong_out) = pipe().context("cannot make a pipe")?;
+        let (ping, pong) = pingpong::pair()?;
         let bodies = vec![
-            Body::new("pipe-ping", move |phase| ping(pong_in, ping_out, phase)),
-            Body::new("pipe-pong", move |_| pong(ping_in, pong_out)),
+            Body::new("pipe-ping", move |phase| per_switch(ping, phase)),
+            Body::new("pipe-pong", move |_| {
+                pong.return_all();
+                None
+            }),
         ];
         let (per_switch, _) = run_threads(context, bodies)?;
         let per_switch = per_switch[0].context("no byte came back while it was measured")?;
@@ -38,25 +40,16 @@ impl Workload for Pipe {
     }
 }
 
-/// Sends first. Returns the time a switch, ns: there are two a round trip. Ends by hanging up.
-fn ping(mut from: PipeReader, mut to: PipeWriter, phase: &PhaseCell) -> Option<f64> {
-    let mut byte = [0];
+/// Returns the time a switch, ns: there are two a round trip.
+fn per_switch(ping: Side, phase: &PhaseCell) -> Option<f64> {
     let (mut begun, mut trips) = (None, 0u64);
-    while !phase.over() {
-        to.write_all(&byte).ok()?;
-        from.read_exact(&mut byte).ok()?;
+    ping.serve(phase, || {
         if begun.is_some() {
             trips += 1;
         } else if phase.measuring() {
             begun = Some(Instant::now());
         }
-    }
+    });
     // The last trip may have ended late: its end is now, not when the phase was over.
     (trips > 0).then(|| begun.map(|at| at.elapsed().as_nanos() as f64 / (2 * trips) as f64)).flatten()
-}
-
-fn pong(mut from: PipeReader, mut to: PipeWriter) -> Option<f64> {
-    let mut byte = [0];
-    while from.read_exact(&mut byte).is_ok() && to.write_all(&byte).is_ok() {}
-    None
 }

@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! A pair a CPU passes a byte to and fro, all at once: what switching costs when every CPU does it.
 
-use std::io::{PipeReader, PipeWriter, Read as _, Write as _, pipe};
+use anyhow::Result;
 
-use anyhow::{Context as _, Result};
-
+use super::pingpong;
 use super::results::Results;
 use super::threads::{Body, run_threads};
 use super::{Context, PhaseCell, Workload, value};
@@ -33,29 +32,20 @@ impl Workload for Pipes {
     fn run(&self, context: &mut Context<'_>) -> Result<Measured> {
         let mut bodies = Vec::new();
         for _ in 0..context.cpus {
-            let (ping_in, ping_out) = pipe().context("cannot make a pipe")?;
-            let (pong_in, pong_out) = pipe().context("cannot make a pipe")?;
-            bodies.push(Body::new("pipes-ping", move |phase: &PhaseCell| ping(pong_in, ping_out, phase)));
-            bodies.push(Body::new("pipes-pong", move |_: &PhaseCell| pong(ping_in, pong_out)));
+            let (ping, pong) = pingpong::pair()?;
+            bodies.push(Body::new("pipes-ping", move |phase: &PhaseCell| {
+                let mut trips = 0;
+                ping.serve(phase, || trips += u64::from(phase.measuring()));
+                trips
+            }));
+            bodies.push(Body::new("pipes-pong", move |_: &PhaseCell| {
+                pong.return_all();
+                0
+            }));
         }
         let (trips, took) = run_threads(context, bodies)?;
         let switches = 2.0 * trips.iter().sum::<u64>() as f64;
         let results = Results::default().rate("pair_switches", switches, took)?;
         Ok(results.value("per_switch", took.as_nanos() as f64 / switches)?.measured())
     }
-}
-
-/// Returns the round trips that ended while it was measured.
-fn ping(mut from: PipeReader, mut to: PipeWriter, phase: &PhaseCell) -> u64 {
-    let (mut byte, mut trips) = ([0], 0);
-    while !phase.over() && to.write_all(&byte).is_ok() && from.read_exact(&mut byte).is_ok() {
-        trips += u64::from(phase.measuring());
-    }
-    trips
-}
-
-fn pong(mut from: PipeReader, mut to: PipeWriter) -> u64 {
-    let mut byte = [0];
-    while from.read_exact(&mut byte).is_ok() && to.write_all(&byte).is_ok() {}
-    0
 }

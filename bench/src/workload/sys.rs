@@ -6,27 +6,21 @@ use std::sync::atomic::AtomicU32;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
+use framework::kernel;
 
 /// How long a thread of a load blocks before it looks at the phase again, whoever has forgotten to wake it.
 pub const LOOK_AGAIN: Duration = Duration::from_millis(200);
 
 const NS_PER_S: u64 = 1_000_000_000;
 
-fn clock(id: libc::clockid_t) -> u64 {
-    let mut at = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: `at` is valid for writes; the clocks passed here always exist.
-    unsafe { libc::clock_gettime(id, &mut at) };
-    at.tv_sec as u64 * NS_PER_S + at.tv_nsec as u64
-}
-
 /// CLOCK_MONOTONIC, ns.
 pub fn now() -> u64 {
-    clock(libc::CLOCK_MONOTONIC)
+    kernel::monotonic_ns()
 }
 
 /// CPU time that the calling thread has used, ns.
 pub fn thread_cpu_time() -> u64 {
-    clock(libc::CLOCK_THREAD_CPUTIME_ID)
+    kernel::clock_ns(libc::CLOCK_THREAD_CPUTIME_ID)
 }
 
 /// Sleeps until [`now`] is `at`.
@@ -94,7 +88,7 @@ pub fn set_fifo() -> Result<()> {
         unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO | libc::SCHED_RESET_ON_FORK, &parameters) };
     if failed != 0 {
         bail!(
-            "cannot make the dispatcher SCHED_FIFO ({}); it needs root (CAP_SYS_NICE) and, with \
+            "cannot become a SCHED_FIFO thread ({}); that needs root (CAP_SYS_NICE) and, with \
              CONFIG_RT_GROUP_SCHED, real-time bandwidth for its cgroup",
             io::Error::last_os_error()
         );

@@ -8,24 +8,13 @@ use std::time::{Duration, Instant};
 
 use framework::latency::{Histogram, LatencyMeter};
 
-use super::{Context, Workload, all, spin};
+use super::{Context, Workload, all};
+use crate::machine::calibrate;
 use crate::model::{Machine, Source};
 
 /// Settings of the trial come from the environment, since they have to get into a virtual machine.
 fn setting<T: FromStr>(name: &str) -> Option<T> {
     std::env::var(name).ok()?.parse().ok()
-}
-
-/// With all CPUs busy: emulated ones share a host CPU.
-fn spins_per_us(cpus: u32) -> u64 {
-    const SPINS: u64 = 5_000_000;
-    let begun = Instant::now();
-    thread::scope(|scope| {
-        for _ in 0..cpus {
-            scope.spawn(|| spin(SPINS));
-        }
-    });
-    SPINS / begun.elapsed().as_micros() as u64
 }
 
 /// Runs one and prints what it measured; returns what is wrong with it.
@@ -72,7 +61,7 @@ fn each_workload() {
         cpus,
         memory_mib: 0,
         cmdline: String::new(),
-        spins_per_us: setting("SCX_SPINS").unwrap_or_else(|| spins_per_us(cpus)),
+        spins_per_us: setting("SCX_SPINS").unwrap_or_else(|| calibrate(cpus)),
         programs: BTreeMap::new(),
     };
     let seconds = Duration::from_secs_f64(setting("SCX_SECONDS").unwrap_or(1.0));

@@ -112,3 +112,12 @@ fn swaps_by_slots_leave_nobody_outside_and_others_do() {
     }
     assert!(run.out().join("swaps.csv").exists());
 }
+
+/// What measures is a real-time thread: on one CPU nothing that it waits for may need that CPU meanwhile.
+#[test]
+#[ignore = "needs sched_ext: scripts/test runs it in a VM"]
+fn swaps_on_one_cpu_come_to_their_end() {
+    let swap = Bench::new(&["swap", "--via", "slots", "--swaps", "2"]);
+    let run = swap.wrapped_in(&["taskset", "-c", "0"]).run().ended_with(0);
+    assert_eq!(run.report().0["swaps"].as_array().unwrap().len(), 2);
+}

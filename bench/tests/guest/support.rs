@@ -56,6 +56,14 @@ impl Bench {
         Bench { command, folder }
     }
 
+    /// The same, started by another program, which is given the command line.
+    pub fn wrapped_in(mut self, wrapper: &[&str]) -> Self {
+        let mut command = Command::new(wrapper[0]);
+        command.args(&wrapper[1..]).arg(self.command.get_program()).args(self.command.get_args());
+        self.command = command;
+        self
+    }
+
     /// Runs it to its end.
     pub fn run(self) -> Run {
         self.start().wait()

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 use crossbeam::channel::Sender;
 
-use super::{Engine, Event, GUARD_PERIOD, Swapping, blank_report};
+use super::{Engine, Event, GUARD_PERIOD, Swapping};
 use crate::census::{self, Waiting};
 use crate::control::SwapRequest;
 use crate::grace;
@@ -34,10 +34,13 @@ impl Engine {
         };
         let root = self.root()?;
         let to = root.in_slot(slot).context("the slot is empty")?.name.clone();
-        let verify_ms = verify.as_secs_f64() * 1e3;
         let drained_before = root.nr_drained();
         self.swapping = Some(Swapping {
-            report: blank_report(from, to, request, verify_ms),
+            report: SwapReport {
+                verify_ms: verify.as_secs_f64() * 1e3,
+                window_ms: request.window_ms as f64,
+                ..SwapReport::new(from, to, request.via)
+            },
             flipped_at: None,
             quiet: false,
             drained_before,

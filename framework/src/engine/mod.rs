@@ -325,25 +325,6 @@ impl Engine {
     }
 }
 
-fn blank_report(from: String, to: String, request: &SwapRequest, verify_ms: f64) -> SwapReport {
-    SwapReport {
-        from,
-        to,
-        via: request.via,
-        verify_ms,
-        flipped_at_ns: 0,
-        flip_ns: 0,
-        drain_ms: 0.0,
-        carried: 0,
-        lost: 0,
-        window_ms: request.window_ns() as f64 / 1e6,
-        worst_before_ns: None,
-        worst_across_ns: None,
-        outside_ns: 0,
-        undone: None,
-    }
-}
-
 impl SwapRequest {
     fn plan(&self) -> Plan {
         Plan {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 
-use super::{Engine, blank_report};
+use super::Engine;
 use crate::control::SwapRequest;
 use crate::kernel::monotonic_ns;
 use crate::policy::Image;
@@ -21,7 +21,11 @@ impl Engine {
         let to = policy.info().name.clone();
         let start = Instant::now();
         let mut next = Scheduler::load(&self.config, policy, &request.params, self.scheduler.next_epoch())?;
-        let mut report = blank_report(from, to, request, start.elapsed().as_secs_f64() * 1e3);
+        let mut report = SwapReport {
+            verify_ms: start.elapsed().as_secs_f64() * 1e3,
+            window_ms: request.window_ms as f64,
+            ..SwapReport::new(from, to, request.via)
+        };
         self.make_way()?;
 
         let window = Duration::from_nanos(request.window_ns());

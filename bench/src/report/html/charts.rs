@@ -5,7 +5,7 @@ use framework::latency::{Histogram, grouped};
 use maud::{Markup, PreEscaped, html};
 
 use super::legend;
-use crate::analysis::{Comparison, Verdict, cpu_counts, metrics_of, scaling_limits};
+use crate::analysis::{Comparison, Verdict, cells_of, cpu_counts, metrics_of, scaling_limits};
 use crate::model::{Better, MetricSpec, Source, WorkloadSpec};
 use crate::report::numbers::three;
 use crate::report::plots::bars::{self, Bar, Group};
@@ -126,10 +126,8 @@ fn distribution_figure(
     scale: f64,
 ) -> Option<Markup> {
     let merged = |contender: &str| {
-        let cells = view.report.cells.iter();
         let mut merged = Histogram::default();
-        cells
-            .filter(|c| c.cpus == cpus && c.workload == workload.name && c.contender == contender)
+        cells_of(view.report, cpus, &workload.name, contender)
             .filter_map(|c| c.measured.histograms.get(histogram))
             .for_each(|distribution| merged.merge(&distribution.into()));
         merged

@@ -1,0 +1,16 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! Being told to end.
+
+use anyhow::{Context, Result};
+use crossbeam::channel::{Receiver, bounded};
+
+/// SIGINT, SIGTERM and SIGHUP from here on. To be called once.
+pub fn listen() -> Result<Receiver<()>> {
+    let (sender, signals) = bounded(4);
+    ctrlc::set_handler(move || {
+        // A full queue means that it has been told already.
+        let _ = sender.try_send(());
+    })
+    .context("handling signals")?;
+    Ok(signals)
+}
