@@ -141,7 +141,7 @@ pub struct ScaleArgs {
     #[arg(long, value_delimiter = ',', default_value = "1,2,4,8,16,32,64", value_parser = clap::value_parser!(u32).range(1..=512))]
     pub cpus: Vec<u32>,
     /// Workloads; their threads grow with the CPUs
-    #[arg(long, value_delimiter = ',', default_value = "pipes", value_name = "NAME,...")]
+    #[arg(long, value_delimiter = ',', default_value = "pipes,pinned", value_name = "NAME,...")]
     pub workloads: Vec<String>,
     /// Seeds
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
