@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! Compiles each policy folder's `NAME/NAME.bpf.c` and writes the catalogue of them.
+//! Compiles each policy folder's `NAME/NAME.bpf.c` and writes the catalogue of them, with the folder's `mod.rs` if
+//! a process decides for the policy.
 //!
 //! A new policy is a new folder: nothing here names one.
 
@@ -12,14 +13,28 @@ use scx_cargo::BpfBuilder;
 
 fn main() -> Result<()> {
     let out = PathBuf::from(env::var("OUT_DIR")?);
-    let mut catalogue = String::from("&[\n");
+    let mut catalogue = String::new();
+    let mut agents = String::new();
     for name in policies(Path::new("."))? {
         build(&format!("{name}/{name}.bpf.c"), &name)?;
-        let object = out.join(format!("{name}.bpf.o"));
-        writeln!(catalogue, "    ({name:?}, include_bytes!({:?}) as &[u8]),", object.display().to_string())?;
+        let object = out.join(format!("{name}.bpf.o")).display().to_string();
+        let half = Path::new(&name).join("mod.rs");
+        let agent = if half.exists() {
+            let path = half.canonicalize()?.display().to_string();
+            writeln!(agents, "#[path = {path:?}]\nmod {name};")?;
+            format!("Some({name}::new)")
+        } else {
+            "None".into()
+        };
+        writeln!(
+            catalogue,
+            "    BuiltIn {{ name: {name:?}, object: include_bytes!({object:?}), agent: {agent} }},"
+        )?;
         println!("cargo:rerun-if-changed={name}");
     }
-    catalogue.push(']');
+    let catalogue = format!(
+        "{agents}\n/// The policies that are built in.\npub const CATALOGUE: Catalogue = &[\n{catalogue}];\n"
+    );
     fs::write(out.join("catalogue.rs"), catalogue)?;
 
     for entry in fs::read_dir("tests/policies").context("listing the test policies")? {

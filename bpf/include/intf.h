@@ -94,6 +94,7 @@ struct census_entry {
 	char comm[16];
 };
 
+#include "delegate_intf.h"
 #include "latency_intf.h"
 
 #endif /* __INTF_H */

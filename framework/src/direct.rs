@@ -5,6 +5,7 @@ use anyhow::{Context, Result};
 use libbpf_rs::{Link, MapCore as _};
 use scx_utils::compat;
 
+use crate::agent::{Agent, AgentStatus};
 use crate::exit::ExitInfo;
 use crate::policy::{LoadedPolicy, OpenPolicy, PolicyInForce};
 
@@ -32,6 +33,10 @@ impl Direct {
             .context("the policy's sched_ext_ops are gone")?;
         let link = map.attach_struct_ops().with_context(|| format!("attaching {name}"))?;
         self.link = Some(link);
+        self.policy.start_agent()?;
+        if let Some(agent) = self.policy.agent() {
+            agent.set_present(true);
+        }
         Ok(())
     }
 
@@ -49,6 +54,11 @@ impl Direct {
     /// Why the kernel ended the policy; `ExitInfo::ended` tells whether it did.
     pub fn exit_info(&self) -> Result<ExitInfo> {
         ExitInfo::read(self.policy.object(), self.policy.globals())
+    }
+
+    /// What the policy's agent has done, if it has one.
+    pub fn agent_status(&self) -> Option<AgentStatus> {
+        self.policy.agent().map(Agent::status)
     }
 
     /// What is in force.

@@ -8,6 +8,7 @@
 //! | [`policy`] | a policy's object file: description, parameters, loading |
 //! | [`root`] | the root scheduler and its slots |
 //! | [`direct`] | a policy attached by itself, without the root |
+//! | [`agent`] | policies in Rust: messages, transactions, a simulated kernel |
 //! | [`swap`] | the swap protocol as a state machine, without a kernel |
 //! | [`engine`] | runs policies: drives swaps, measures, watches for trouble |
 //! | [`census`] | who waits, and for how long: finds lost tasks |
@@ -16,6 +17,7 @@
 //! | [`signals`] | being told to end |
 //! | [`control`] | the control socket of a running `scx_run` |
 
+pub mod agent;
 pub mod census;
 pub mod control;
 pub mod direct;

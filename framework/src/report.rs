@@ -3,6 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::agent::AgentStatus;
 use crate::kernel::KernelState;
 use crate::policy::PolicyInForce;
 use crate::swap::Via;
@@ -71,6 +72,9 @@ pub struct SlotStatus {
     pub role: String,
     /// The policy.
     pub policy: PolicyInForce,
+    /// What its agent has done, if a process decides for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agent: Option<AgentStatus>,
 }
 
 /// What a running scx_run says of itself and of the kernel.

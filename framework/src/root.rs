@@ -12,6 +12,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use libbpf_rs::{Link, MapCore as _, MapFlags, Object, OpenObject, ProgramInput, skel::Skel as _};
 use scx_utils::{compat, scx_ops_attach, scx_ops_load, scx_ops_open};
 
+use crate::agent::{Agent, AgentStatus};
 use crate::exit::ExitInfo;
 use crate::globals::{Globals, btf_of};
 use crate::grace;
@@ -270,6 +271,9 @@ impl Root {
     /// Runs the policy's init and tells the root of its queues. The root must be attached.
     pub fn prepare(&mut self, slot: SlotId) -> Result<()> {
         let (base, queues) = self.policy(slot)?.prepare()?;
+        if let Some(policy) = &mut self.slots[slot.index()] {
+            policy.start_agent()?;
+        }
         let bss = self.skel.maps.bss_data.as_mut().context("the root has no .bss")?;
         let desc = &mut bss.slots[slot.index()];
         desc.dsq_base = base;
@@ -286,9 +290,30 @@ impl Root {
             Route { active: Some(slot), retired: self.route.active.filter(|old| *old != slot), epoch };
         let word = self.route.word();
         let cell = self.route_cell()?;
+        // The next one's agent is at work before it is asked anything, and the last one's until it is not.
+        self.set_present(slot, true);
         let start = Instant::now();
         cell.store(word, Ordering::SeqCst);
-        Ok(start.elapsed())
+        let took = start.elapsed();
+        if let Some(old) = self.route.retired {
+            self.set_present(old, false);
+        }
+        Ok(took)
+    }
+
+    fn set_present(&self, slot: SlotId, present: bool) {
+        if let Some(agent) = self.agent(slot) {
+            agent.set_present(present);
+        }
+    }
+
+    fn agent(&self, slot: SlotId) -> Option<&Agent> {
+        self.slots[slot.index()].as_ref().and_then(LoadedPolicy::agent)
+    }
+
+    /// What the agent of the policy in a slot has done, if it has one.
+    pub fn agent_status(&self, slot: SlotId) -> Option<AgentStatus> {
+        self.agent(slot).map(Agent::status)
     }
 
     /// Tasks still queued in a slot's queues; wakes idle CPUs if there are any.

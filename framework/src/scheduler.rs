@@ -91,8 +91,8 @@ impl Scheduler {
 /// The ops that the built-in policies need, so that each can be swapped to.
 fn catalogue_ops(catalogue: Catalogue) -> Result<BTreeSet<String>> {
     let mut ops = BTreeSet::new();
-    for (name, _) in catalogue {
-        ops.extend(ops_for(&Image::find(catalogue, name)?.open()?.info().ops)?);
+    for built_in in catalogue {
+        ops.extend(ops_for(&Image::find(catalogue, built_in.name)?.open()?.info().ops)?);
     }
     Ok(ops)
 }

@@ -11,7 +11,7 @@ use crate::CATALOGUE;
 pub fn list(json: bool) -> Result<ExitCode> {
     let policies = CATALOGUE
         .iter()
-        .map(|(name, _)| Ok(Image::find(CATALOGUE, name)?.open()?.info().clone()))
+        .map(|one| Ok(Image::find(CATALOGUE, one.name)?.open()?.info().clone()))
         .collect::<Result<Vec<PolicyInfo>>>()?;
     if json {
         println!("{}", serde_json::to_string(&policies)?);

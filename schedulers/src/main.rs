@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! `scx_run`: run a sched_ext policy, swap it live, see its latency.
 
+mod catalogue;
 mod check;
 mod cli;
 mod client;
@@ -14,12 +15,10 @@ mod run;
 use std::process::ExitCode;
 
 use clap::Parser as _;
-use framework::policy::{Catalogue, LoadError};
+use framework::policy::LoadError;
 
+use catalogue::CATALOGUE;
 use cli::{Cli, Command};
-
-/// The policies that are built in.
-const CATALOGUE: Catalogue = include!(concat!(env!("OUT_DIR"), "/catalogue.rs"));
 
 /// Exit code after a mistake of the user's or a failure of ours.
 const FAILED: u8 = 1;

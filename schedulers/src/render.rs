@@ -3,6 +3,7 @@
 
 use std::fmt::Write as _;
 
+use framework::agent::AgentStatus;
 use framework::control::RunFile;
 use framework::kernel::KernelState;
 use framework::latency::{Sample, duration};
@@ -80,6 +81,9 @@ pub fn status(status: &Status) -> String {
             policy(&slot.policy),
             slot.policy.epoch
         );
+        if let Some(status) = &slot.agent {
+            text.push_str(&agent(status));
+        }
     }
     let _ = writeln!(text, "swaps      {}", status.nr_swaps);
     for swap in status.swaps.iter().rev().take(5) {
@@ -91,6 +95,34 @@ pub fn status(status: &Status) -> String {
         );
     }
     text
+}
+
+/// What an agent has done.
+pub fn agent(status: &AgentStatus) -> String {
+    let refused = [
+        ("stale", status.stale),
+        ("gone", status.gone),
+        ("not queued", status.not_queued),
+        ("not allowed", status.not_allowed),
+        ("offline", status.offline),
+        ("aborted", status.aborted),
+    ];
+    let refused: Vec<_> =
+        refused.iter().filter(|(_, n)| *n > 0).map(|(why, n)| format!("{n} {why}")).collect();
+    let refused = if refused.is_empty() { "none".into() } else { refused.join(", ") };
+    format!(
+        "agent      {}; {} queued = {} decided + {} overdue + {} left + {} waiting; refused: {refused}; \
+         {} scheduled without it; {} silences, longest {}\n",
+        if status.answering { "answers" } else { "is not asked" },
+        status.queued,
+        status.committed,
+        status.overdue,
+        status.left,
+        status.waiting,
+        status.undelegated,
+        status.silences,
+        duration(status.longest_silence_ns),
+    )
 }
 
 /// Status without one.

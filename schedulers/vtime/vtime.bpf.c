@@ -31,51 +31,15 @@
  * Parameters: slice_us.
  */
 #include "policy.bpf.h"
+#include "vtime.bpf.h"
 
 PARAM_U64(slice_us, 20000, 100, 1000000, "us", "time a task may run before the next is picked");
 
 enum { QUEUE };
 
-/* The nearest to @vtime that is no further from @from than @limit. */
-static __always_inline u64 within(s64 limit, u64 from, u64 vtime)
-{
-	s64 ahead = vtime - from;
-
-	return from + (ahead > limit ? limit : ahead < -limit ? -limit : ahead);
-}
-
-/**
- * vtime_of - the virtual time of @p with all that it has run until now
- * @woke: it has slept since
- */
-static __always_inline u64 vtime_of(struct task_struct *p, bool woke)
-{
-	struct policy_shared *shared = bpf_map_lookup_elem(&policy_shared, &(u32){0});
-	u64 ran, near, vtime, weight = policy_weight(p);
-	bool known = policy_charge(p, &ran);
-	s64 worth = slice_us * 1000 * 100 / weight;
-
-	vtime = p->scx.dsq_vtime + ran * 100 / weight;
-	if (!shared)
-		return vtime;
-
-	/* Who has been waiting is owed its whole lag, others are not. */
-	if (woke || !known) {
-		if (!policy_first_vtime(QUEUE, scx_bpf_task_cpu(p), &near))
-			near = shared->vtime_now;
-		vtime = within(worth, near, vtime);
-	}
-	/*
-	 * A step towards each sample, of limited length, is a running median. CPUs
-	 * race here: a step that is lost is one sample fewer.
-	 */
-	shared->vtime_now = within(worth, shared->vtime_now, vtime);
-	return vtime;
-}
-
 POLICY_ENQUEUE(vtime_enqueue, p, enq_flags)
 {
-	u64 vtime = vtime_of(p, enq_flags & SCX_ENQ_WAKEUP);
+	u64 vtime = vtime_of(p, QUEUE, slice_us * 1000, enq_flags & SCX_ENQ_WAKEUP);
 
 	policy_queue_vtime(p, QUEUE, slice_us * 1000, vtime, enq_flags);
 }
@@ -85,7 +49,7 @@ POLICY_DISPATCH(vtime_dispatch, cpu, prev)
 	u64 vtime, next;
 
 	if (prev && (prev->scx.flags & SCX_TASK_QUEUED)) {
-		vtime = vtime_of(prev, false);
+		vtime = vtime_of(prev, QUEUE, slice_us * 1000, false);
 		scx_bpf_task_set_dsq_vtime(prev, vtime);
 		/* A task that has slice left goes on to run. */
 		if (policy_first_vtime(QUEUE, cpu, &next) && time_before(vtime, next)) {

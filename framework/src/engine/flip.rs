@@ -60,7 +60,7 @@ impl Engine {
     pub(super) fn reuse_held(&mut self, request: &SwapRequest) -> Result<Option<SlotId>> {
         let Some(slot) = self.machine.held() else { return Ok(None) };
         let Some(held) = self.root()?.in_slot(slot).cloned() else { return Ok(None) };
-        let built_in = self.config.catalogue.iter().any(|(name, _)| *name == request.policy);
+        let built_in = self.config.catalogue.iter().any(|one| one.name == request.policy);
         if !built_in || held.origin != request.policy {
             return Ok(None);
         }

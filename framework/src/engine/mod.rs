@@ -294,6 +294,7 @@ impl Engine {
                     slot: 0,
                     role: "active".into(),
                     policy: direct.in_force().clone(),
+                    agent: direct.agent_status(),
                 }];
             }
             Scheduler::Root(root) => root,
@@ -308,7 +309,8 @@ impl Engine {
             .map(SlotId::new)
             .filter_map(|slot| {
                 let policy = root.in_slot(slot)?.clone();
-                Some(SlotStatus { slot: slot.index(), role: role(slot).into(), policy })
+                let agent = root.agent_status(slot);
+                Some(SlotStatus { slot: slot.index(), role: role(slot).into(), policy, agent })
             })
             .collect()
     }

@@ -12,13 +12,26 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
+use crate::agent;
+
 pub(crate) use object::{DUMP_LEN, load_error, program_fd};
 pub use object::{LoadError, LoadedPolicy, OpenPolicy, SharedMaps};
 pub use params::{ParamSpec, ParamValue};
 pub(crate) use struct_ops::StructOps;
 
-/// The policies that are built in: name and BPF object of each.
-pub type Catalogue = &'static [(&'static str, &'static [u8])];
+/// A policy that is built in.
+#[derive(Debug, Clone, Copy)]
+pub struct BuiltIn {
+    /// Its name.
+    pub name: &'static str,
+    /// Its BPF object.
+    pub object: &'static [u8],
+    /// Makes its half in this process, if it has one.
+    pub agent: Option<agent::Factory>,
+}
+
+/// The policies that are built in.
+pub type Catalogue = &'static [BuiltIn];
 
 /// A policy's object file, not looked into yet.
 #[derive(Debug, Clone)]
@@ -26,17 +39,18 @@ pub struct Image {
     /// What the user called it: a name of the catalogue or a path.
     pub origin: String,
     bytes: Cow<'static, [u8]>,
+    agent: Option<agent::Factory>,
 }
 
 impl Image {
     /// Finds a policy: a built-in one by name, or an object file by path (anything with a `/` or ending in
     /// `.o`).
     pub fn find(catalogue: Catalogue, policy: &str) -> Result<Self> {
-        if let Some((name, bytes)) = catalogue.iter().find(|(name, _)| *name == policy) {
-            return Ok(Image { origin: (*name).into(), bytes: Cow::Borrowed(bytes) });
+        if let Some(BuiltIn { name, object, agent }) = catalogue.iter().find(|one| one.name == policy) {
+            return Ok(Image { origin: (*name).into(), bytes: Cow::Borrowed(object), agent: *agent });
         }
         if !policy.contains('/') && !policy.ends_with(".o") {
-            let names: Vec<_> = catalogue.iter().map(|(name, _)| *name).collect();
+            let names: Vec<_> = catalogue.iter().map(|one| one.name).collect();
             bail!(
                 "there is no policy {policy:?}; built in are {}, or give the path of a .bpf.o",
                 names.join(", ")
@@ -47,12 +61,12 @@ impl Image {
         if !bytes.starts_with(b"\x7fELF") {
             bail!("{} is no BPF object: compile it with scripts/policy-cc", path.display());
         }
-        Ok(Image { origin: policy.into(), bytes: Cow::Owned(bytes) })
+        Ok(Image { origin: policy.into(), bytes: Cow::Owned(bytes), agent: None })
     }
 
     /// Opens the object and reads what it says of itself.
     pub fn open(&self) -> Result<OpenPolicy> {
-        OpenPolicy::open(&self.bytes, &self.origin)
+        OpenPolicy::open(&self.bytes, &self.origin, self.agent)
             .with_context(|| format!("{} is not a usable policy", self.origin))
     }
 }
@@ -91,7 +105,10 @@ pub struct PolicyInForce {
 mod tests {
     use super::*;
 
-    const CATALOGUE: Catalogue = &[("fifo", b"\x7fELF"), ("vtime", b"\x7fELF")];
+    const CATALOGUE: Catalogue = &[
+        BuiltIn { name: "fifo", object: b"\x7fELF", agent: None },
+        BuiltIn { name: "vtime", object: b"\x7fELF", agent: None },
+    ];
 
     #[test]
     fn an_unknown_name_lists_the_known_ones() {

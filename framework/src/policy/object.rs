@@ -10,11 +10,12 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow, bail};
 use libbpf_rs::btf::ReferencesType as _;
 use libbpf_rs::btf::types::DeclTag;
-use libbpf_rs::{Object, ObjectBuilder, OpenObject, ProgramInput, ProgramMut};
+use libbpf_rs::{Object, ObjectBuilder, OpenObject, ProgramInput, ProgramMut, ProgramType};
 use scx_utils::compat;
 
 use super::params::{self, ParamSpec, ParamValue};
 use super::{PolicyInForce, PolicyInfo, StructOps};
+use crate::agent::{self, Agent};
 use crate::globals::{Globals, btf_of, raw_id};
 use crate::intf;
 use crate::libbpf_log;
@@ -45,6 +46,7 @@ pub struct OpenPolicy {
     ops: StructOps,
     info: PolicyInfo,
     origin: String,
+    agent: Option<agent::Factory>,
 }
 
 /// A policy whose programs the kernel has verified and holds.
@@ -58,16 +60,20 @@ pub struct LoadedPolicy {
     pub params: Vec<ParamSpec>,
     /// How long loading took, most of which is verifying.
     pub verify: Duration,
+    factory: Option<agent::Factory>,
+    /// Its half in this process, from when it is prepared.
+    agent: Option<Agent>,
 }
 
 impl OpenPolicy {
-    pub(super) fn open(bytes: &[u8], origin: &str) -> Result<Self> {
+    pub(super) fn open(bytes: &[u8], origin: &str, agent: Option<agent::Factory>) -> Result<Self> {
         libbpf_log::take();
         let mut object = ObjectBuilder::default()
             .open_memory(bytes)
             .map_err(|error| anyhow!("it is no BPF object ({error}): {}", last_line(&libbpf_log::take())))?;
         let globals = Globals::of(&btf_of(&object)?);
         let ops = StructOps::of(&object)?;
+        leave_out_unused(&mut object, &ops);
         let mut specs = param_specs(&mut object, &globals)?;
         specs.sort_by(|a, b| a.name.cmp(&b.name));
         let fits_slot = object.progs().any(|prog| prog.name() == PREPARE);
@@ -84,7 +90,12 @@ impl OpenPolicy {
                 bail!("it has no {op} op, without which nothing would run");
             }
         }
-        Ok(OpenPolicy { object, globals, ops, info, origin: origin.into() })
+        if agent::is_delegated(&object) && agent.is_none() {
+            bail!(
+                "its decisions are made by a process, which is not part of the object: build it into scx_run"
+            );
+        }
+        Ok(OpenPolicy { object, globals, ops, info, origin: origin.into(), agent })
     }
 
     /// What the policy says of itself.
@@ -151,6 +162,7 @@ impl OpenPolicy {
         self.globals.set(&mut self.object, "policy_nr_cpus", *scx_utils::NR_CPU_IDS as u64)?;
         self.globals.set(&mut self.object, "policy_agent_tgid", std::process::id().into())?;
         set_scx_enums(&mut self.object, &self.globals)?;
+        agent::size_maps(&mut self.object, &self.globals, &values)?;
         for mut prog in self.object.progs_mut() {
             if prog.name() == SCX_PROBE {
                 prog.set_autoload(false);
@@ -168,6 +180,8 @@ impl OpenPolicy {
             in_force,
             params: self.info.params,
             verify: start.elapsed(),
+            factory: self.agent,
+            agent: None,
         })
     }
 }
@@ -188,6 +202,22 @@ impl LoadedPolicy {
         }
         let queues = self.globals.read_u64(&self.object, "policy_nr_dsqs")?;
         Ok((dsq_base(self.in_force.epoch), u32::try_from(queues)?))
+    }
+
+    /// Starts the policy's half in this process, if it has one. It decides nothing before it is in force.
+    pub(crate) fn start_agent(&mut self) -> Result<()> {
+        let Some(factory) = self.factory else { return Ok(()) };
+        self.agent = None;
+        let name = &self.in_force.name;
+        let agent = Agent::start(&self.object, factory, name, &self.in_force.params)
+            .with_context(|| format!("starting the agent of {name}"))?;
+        self.agent = Some(agent);
+        Ok(())
+    }
+
+    /// The policy's half in this process.
+    pub(crate) fn agent(&self) -> Option<&Agent> {
+        self.agent.as_ref()
     }
 
     /// Each op of the policy and the program that implements it.
@@ -234,6 +264,16 @@ fn dsq_base(epoch: u64) -> u64 {
 pub(crate) fn program_fd(program: &ProgramMut<'_>) -> u32 {
     use std::os::fd::AsRawFd;
     program.as_fd().as_raw_fd() as u32
+}
+
+/// The SDK's default of an op that the policy has its own of is a program that libbpf cannot place.
+fn leave_out_unused(object: &mut OpenObject, ops: &StructOps) {
+    for mut program in object.progs_mut() {
+        let used = ops.programs.iter().any(|(_, name)| program.name() == name.as_str());
+        if program.prog_type() == ProgramType::StructOps && !used {
+            program.set_autoload(false);
+        }
+    }
 }
 
 fn policy_ops(ops: &StructOps) -> Vec<String> {

@@ -1,0 +1,213 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * What a delegated policy and its agent share: messages, transactions, status
+ * words. All of it lies in arrays that both sides have mapped, so neither makes a
+ * system call to read or to write. Included by intf.h.
+ */
+#ifndef __DELEGATE_INTF_H
+#define __DELEGATE_INTF_H
+
+enum delegate_consts {
+	/* Tasks with a status word at one time; others are scheduled in BPF. */
+	DELEGATE_MAX_TASKS = 32768,
+	/* Transactions that can be pending; a power of two. */
+	DELEGATE_MAX_TXNS = 4096,
+	/* Transactions of a group. */
+	DELEGATE_MAX_GROUP = 64,
+	/* CPUs that an affinity in a status word can name, in 64-bit words. */
+	DELEGATE_CPU_WORDS = 16,
+	/* A status word's state is below its sequence number. */
+	DELEGATE_STATE_BITS = 8,
+	DELEGATE_STATE_MASK = 255,
+};
+
+/* Where a task is, as far as delegation is concerned. */
+enum delegate_state {
+	/* no task has this word */
+	DELEGATE_FREE,
+	/* asleep, or new */
+	DELEGATE_BLOCKED,
+	/* waits for the agent's decision */
+	DELEGATE_QUEUED,
+	/* the agent's decision was carried out: on its way to a CPU, or running */
+	DELEGATE_PLACED,
+	/* BPF schedules it without the agent this time */
+	DELEGATE_FALLBACK,
+	/* left sched_ext */
+	DELEGATE_DEPARTED,
+};
+
+enum delegate_kind {
+	/* a task is seen for the first time; the next message is why */
+	DELEGATE_TASK_NEW = 1,
+	/* it has woken up and waits for a decision */
+	DELEGATE_WAKEUP,
+	/* it sleeps */
+	DELEGATE_TASK_BLOCKED,
+	/* its slice is used up or it was preempted: waits for a decision */
+	DELEGATE_PREEMPTED,
+	/* it yielded: waits for a decision */
+	DELEGATE_YIELD,
+	/* its affinity changed */
+	DELEGATE_AFFINITY,
+	/* its weight changed */
+	DELEGATE_PRIORITY,
+	/* it left sched_ext */
+	DELEGATE_TASK_DEPARTED,
+	/* it is dead */
+	DELEGATE_DEAD,
+	/* a CPU has nothing to run */
+	DELEGATE_CPU_IDLE,
+	/* timer tick of a CPU, if the policy wants them */
+	DELEGATE_CPU_TICK,
+};
+
+/* A message from BPF to the agent; 64 bytes. */
+struct delegate_msg {
+	/* sequence number of the task: a transaction has to name the latest */
+	u64 seq;
+	/* CLOCK_MONOTONIC, ns */
+	u64 time;
+	/* run time of the task in all, ns */
+	u64 runtime;
+	/* first 64 CPUs that it may run on; the status word has all */
+	u64 affinity;
+	/* index of the task's status word; 0 in messages about a CPU */
+	u32 task;
+	/* CPU that the task is on, or that the message is about */
+	s32 cpu;
+	s32 pid;
+	/* weight from nice and cgroups, 100 = default */
+	u32 weight;
+	/* enum delegate_kind */
+	u32 kind;
+	u32 unused;
+	u64 unused2;
+};
+
+/* Status word of a task; 256 bytes, in which nothing crosses a cache line. */
+struct delegate_task {
+	/* sequence number << DELEGATE_STATE_BITS | enum delegate_state */
+	u64 word;
+	/* when it was last queued for a decision, ns */
+	u64 queued_at;
+	/* run time in all when it was last queued, ns */
+	u64 runtime;
+	/* slice of the last decision, ns */
+	u64 slice;
+	s32 pid;
+	s32 tgid;
+	/* CPU it was on last */
+	s32 cpu;
+	u32 weight;
+	u32 nr_allowed;
+	/* yielded since it was queued last */
+	u32 yielded;
+	char comm[16];
+	u64 affinity[DELEGATE_CPU_WORDS];
+	u64 unused2[7];
+};
+
+/* Status word of a CPU, and its ring; 128 bytes. */
+struct delegate_cpu {
+	/* messages written, by BPF on this CPU only */
+	u64 head;
+	/* tasks that were queued for a decision */
+	u64 nr_queued;
+	/* tasks that BPF took over because no decision came in time */
+	u64 nr_overdue;
+	/* tasks that were queued and left without either: died, changed class, were swapped away
+	 * ... */
+	u64 nr_left;
+	/* messages for which the ring had no room */
+	u64 nr_full;
+	/* tasks that never were queued: BPF scheduled them at once */
+	u64 nr_undelegated;
+	/* since when the task runs, ns */
+	u64 since;
+	/* pid of the running task, 0 = idle */
+	s32 pid;
+	/* the agent waits for this CPU or is on it */
+	u32 agent_here;
+	/* messages read, by the agent only: on a cache line of its own */
+	u64 tail;
+	u64 unused[7];
+};
+
+/* What became of a transaction. */
+enum delegate_outcome {
+	DELEGATE_PENDING,
+	/* the task is in the CPU's queue */
+	DELEGATE_COMMITTED,
+	/* ESTALE: something has happened to the task since */
+	DELEGATE_STALE,
+	/* no such task any more */
+	DELEGATE_GONE,
+	/* it does not wait for a decision */
+	DELEGATE_NOT_QUEUED,
+	/* it may not run on that CPU */
+	DELEGATE_NOT_ALLOWED,
+	/* that CPU is offline, or there is none */
+	DELEGATE_OFFLINE,
+	/* it is being queued at this moment: try again */
+	DELEGATE_AGAIN,
+	/* another transaction of the group failed */
+	DELEGATE_ABORTED,
+	DELEGATE_NR_OUTCOMES,
+};
+
+enum delegate_txn_flags {
+	/* what runs on the CPU makes room at once */
+	DELEGATE_PREEMPT = 1,
+	/* the next transaction belongs to the same group */
+	DELEGATE_MORE = 2,
+	/* an idle CPU of @cpus if there is one, else any of them; @cpu is ignored */
+	DELEGATE_ANY_OF = 4,
+};
+
+/* A transaction: run @task on @cpu; 192 bytes. */
+struct delegate_txn {
+	u64 seq;
+	/* ns */
+	u64 slice;
+	u32 task;
+	s32 cpu;
+	/* enum delegate_txn_flags */
+	u32 flags;
+	/* enum delegate_outcome, by BPF */
+	u32 outcome;
+	u64 cpus[DELEGATE_CPU_WORDS];
+	/* CPU it went to, by BPF */
+	s32 chosen;
+	u32 unused;
+	u64 unused2[3];
+};
+
+/* What there is one of. */
+struct delegate_agent {
+	/* transactions written, by the agent */
+	u64 txn_tail;
+	/* 1: the agent sleeps and wants the bell; by both */
+	u32 sleeping;
+	/* 1: the agent is there; by the agent */
+	u32 present;
+	/* thread that decides; by the agent */
+	s32 tid;
+	u32 unused;
+	u64 unused2[5];
+	/* transactions done, by who holds @committing */
+	u64 txn_head;
+	/* somebody carries out transactions */
+	u32 committing;
+	/* 1: decisions did not come in time, BPF schedules alone; the agent clears it */
+	u32 silent;
+	u64 outcomes[DELEGATE_NR_OUTCOMES];
+	/* times that @silent was set, and when last, ns */
+	u64 nr_silent;
+	u64 silent_since;
+	/* highest index of a status word ever used */
+	u32 max_task;
+	u32 unused3;
+};
+
+#endif /* __DELEGATE_INTF_H */

@@ -1,0 +1,242 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! Makes callbacks of messages and outcomes, and transactions of decisions. Knows no kernel.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::enclave::{Core, Enclave, InFlight, Known, Outcome, Refused};
+use super::shared::{Message, Shared, seq_of, state_of};
+use super::{CpuId, Policy, TaskId};
+use crate::intf;
+
+/// Messages of a CPU that are read in one batch.
+const BATCH: usize = 256;
+/// How often a decision that came too early is repeated before it is given up.
+const MAX_TRIES: u32 = 1000;
+
+/// Runs a policy on shared memory.
+pub(super) struct Driver {
+    core: Core,
+    policy: Box<dyn Policy>,
+    /// Number of the next transaction whose outcome is to be read.
+    reaped: u64,
+    /// See [`AgentStatus`](super::AgentStatus).
+    longest_silence: Arc<AtomicU64>,
+}
+
+/// What a step came to.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Progress {
+    /// There was news.
+    pub news: bool,
+    /// There are transactions to carry out.
+    pub transactions: bool,
+}
+
+impl Driver {
+    pub fn new(shared: Arc<Shared>, policy: Box<dyn Policy>, longest_silence: Arc<AtomicU64>) -> Self {
+        let core = Core::new(shared);
+        let reaped = core.next_txn;
+        Driver { core, policy, reaped, longest_silence }
+    }
+
+    /// When the policy wants its timer, CLOCK_MONOTONIC ns.
+    pub fn timer(&self) -> Option<u64> {
+        self.core.timer
+    }
+
+    /// Whether there is news that [`step`](Self::step) would see.
+    pub fn has_news(&self) -> bool {
+        let shared = &self.core.shared;
+        shared.silent().load(Ordering::SeqCst) != 0
+            || (0..shared.nr_cpus()).any(|cpu| {
+                shared.head(cpu).load(Ordering::SeqCst) != shared.tail(cpu).load(Ordering::Relaxed)
+            })
+    }
+
+    /// Takes all news to the policy and writes what it decides.
+    pub fn step(&mut self, now: u64) -> Progress {
+        self.core.now = now;
+        let mut news = self.resume();
+        news |= self.reap();
+        for cpu in 0..self.core.shared.nr_cpus() {
+            for _ in 0..BATCH {
+                let Some(message) = self.core.shared.next(cpu) else { break };
+                news = true;
+                self.take(&message);
+            }
+        }
+        if self.core.timer.is_some_and(|at| at <= now) {
+            self.core.timer = None;
+            news = true;
+            self.policy.timer(&mut Enclave { core: &mut self.core });
+        }
+        if news {
+            self.policy.schedule(&mut Enclave { core: &mut self.core });
+        }
+        self.core.shared.txn_tail().store(self.core.next_txn, Ordering::SeqCst);
+        Progress { news, transactions: self.reaped != self.core.next_txn }
+    }
+
+    /// Starts over if BPF has stopped waiting for us.
+    fn resume(&mut self) -> bool {
+        let shared = self.core.shared.clone();
+        if shared.silent().load(Ordering::Acquire) == 0 {
+            return false;
+        }
+        for cpu in 0..shared.nr_cpus() {
+            shared.tail(cpu).store(shared.head(cpu).load(Ordering::Acquire), Ordering::Release);
+        }
+        let since = shared.silent_since().load(Ordering::Relaxed);
+        if since != 0 {
+            self.longest_silence.fetch_max(self.core.now.saturating_sub(since), Ordering::Relaxed);
+        }
+        // From here on there are messages again: whatever is both in one and in a status word below is told of
+        // once, by its sequence number.
+        shared.silent().store(0, Ordering::SeqCst);
+        self.drop_in_flight();
+        self.core.forget_all();
+        self.policy.reset();
+        for index in 1..=shared.max_task().load(Ordering::Acquire) {
+            self.replay(TaskId(index));
+        }
+        true
+    }
+
+    /// Waits for nothing: what has an outcome has one, the rest is stale by its own sequence number.
+    fn drop_in_flight(&mut self) {
+        self.reaped = self.core.next_txn;
+        self.core.in_flight.clear();
+    }
+
+    fn replay(&mut self, task: TaskId) {
+        let word = self.core.shared.word(task.0).load(Ordering::Acquire);
+        let state = state_of(word);
+        if matches!(state, intf::delegate_state_DELEGATE_FREE | intf::delegate_state_DELEGATE_DEPARTED) {
+            return;
+        }
+        let waits = state == intf::delegate_state_DELEGATE_QUEUED;
+        *self.core.known(task) = Known { seen: seq_of(word), known: true, waits, placed: None };
+        self.policy.task_new(&mut Enclave { core: &mut self.core }, task);
+        if waits {
+            self.policy.wakeup(&mut Enclave { core: &mut self.core }, task);
+        }
+    }
+
+    /// Takes the outcomes of transactions to the policy.
+    pub fn reap(&mut self) -> bool {
+        let done = self.core.shared.txn_head().load(Ordering::Acquire);
+        let any = self.reaped < done && !self.core.in_flight.is_empty();
+        while self.reaped < done
+            && let Some(flight) = self.core.in_flight.pop_front()
+        {
+            let outcome = self.core.shared.outcome(self.reaped).load(Ordering::Relaxed);
+            let chosen = self.core.shared.chosen(self.reaped).load(Ordering::Relaxed);
+            self.reaped += 1;
+            self.settle(flight, outcome, chosen);
+        }
+        any
+    }
+
+    fn settle(&mut self, flight: InFlight, outcome: u32, chosen: i32) {
+        let outcome = match outcome {
+            intf::delegate_outcome_DELEGATE_COMMITTED => Outcome::Committed(CpuId(chosen.max(0) as u32)),
+            intf::delegate_outcome_DELEGATE_STALE => Outcome::Refused(Refused::Stale),
+            intf::delegate_outcome_DELEGATE_GONE => Outcome::Refused(Refused::Gone),
+            intf::delegate_outcome_DELEGATE_NOT_ALLOWED => Outcome::Refused(Refused::NotAllowed),
+            intf::delegate_outcome_DELEGATE_OFFLINE => Outcome::Refused(Refused::Offline),
+            intf::delegate_outcome_DELEGATE_ABORTED => Outcome::Refused(Refused::Aborted),
+            intf::delegate_outcome_DELEGATE_AGAIN if flight.tries < MAX_TRIES => {
+                // Alone: the others of its group are where they should be.
+                self.core.send(InFlight { tries: flight.tries + 1, more: false, ..flight });
+                return;
+            }
+            _ => Outcome::Refused(Refused::NotQueued),
+        };
+        let transaction = flight.transaction;
+        match outcome {
+            Outcome::Committed(cpu) => {
+                // If it has been heard of since, it has run there and left already.
+                if self.core.known(transaction.task).seen == flight.seq {
+                    self.core.place(transaction.task, cpu);
+                }
+                self.policy.committed(&mut Enclave { core: &mut self.core }, &transaction);
+            }
+            Outcome::Refused(why) => {
+                self.core.note_refused(&flight, why);
+                self.policy.refused(&mut Enclave { core: &mut self.core }, &transaction, why);
+            }
+        }
+    }
+
+    /// Takes a message to the policy.
+    fn take(&mut self, message: &Message) {
+        let cpu = CpuId(message.cpu.max(0) as u32);
+        let core = &mut self.core;
+        match message.kind {
+            intf::delegate_kind_DELEGATE_CPU_IDLE => self.policy.cpu_idle(&mut Enclave { core }, cpu),
+            intf::delegate_kind_DELEGATE_CPU_TICK => self.policy.cpu_tick(&mut Enclave { core }, cpu),
+            _ => self.take_task(message),
+        }
+    }
+
+    fn take_task(&mut self, message: &Message) {
+        let task = TaskId(message.task);
+        // Rings of different CPUs are read in any order: what is older than what was seen is no news.
+        if message.seq <= self.core.known(task).seen {
+            return;
+        }
+        if message.kind == intf::delegate_kind_DELEGATE_TASK_NEW {
+            self.meet(task, true);
+            // The message that follows has the same number.
+            self.core.known(task).seen = message.seq - 1;
+            return;
+        }
+        self.meet(task, false);
+        self.core.known(task).seen = message.seq;
+        let same_place = matches!(
+            message.kind,
+            intf::delegate_kind_DELEGATE_AFFINITY | intf::delegate_kind_DELEGATE_PRIORITY
+        );
+        if !same_place {
+            self.core.unplace(task);
+            self.core.known(task).waits = matches!(
+                message.kind,
+                intf::delegate_kind_DELEGATE_WAKEUP
+                    | intf::delegate_kind_DELEGATE_PREEMPTED
+                    | intf::delegate_kind_DELEGATE_YIELD
+            );
+        }
+        if message.kind == intf::delegate_kind_DELEGATE_DEAD {
+            self.core.known(task).known = false;
+        }
+        let enclave = &mut Enclave { core: &mut self.core };
+        let policy = &mut self.policy;
+        match message.kind {
+            intf::delegate_kind_DELEGATE_WAKEUP => policy.wakeup(enclave, task),
+            intf::delegate_kind_DELEGATE_PREEMPTED => policy.preempted(enclave, task),
+            intf::delegate_kind_DELEGATE_YIELD => policy.yielded(enclave, task),
+            intf::delegate_kind_DELEGATE_TASK_BLOCKED => policy.blocked(enclave, task),
+            intf::delegate_kind_DELEGATE_AFFINITY => policy.affinity_changed(enclave, task),
+            intf::delegate_kind_DELEGATE_PRIORITY => policy.priority_changed(enclave, task),
+            intf::delegate_kind_DELEGATE_TASK_DEPARTED => policy.departed(enclave, task),
+            intf::delegate_kind_DELEGATE_DEAD => policy.dead(enclave, task),
+            _ => {}
+        }
+    }
+
+    /// Makes a task known to the policy, if it is not. `anew`: it is another one than that of this number before,
+    /// whose death is still in another CPU's ring.
+    fn meet(&mut self, task: TaskId, anew: bool) {
+        if self.core.known(task).known {
+            if !anew {
+                return;
+            }
+            self.core.unplace(task);
+            self.core.known(task).waits = false;
+            self.policy.dead(&mut Enclave { core: &mut self.core }, task);
+        }
+        self.core.known(task).known = true;
+        self.policy.task_new(&mut Enclave { core: &mut self.core }, task);
+    }
+}

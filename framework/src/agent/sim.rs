@@ -1,0 +1,370 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! A simulated kernel for delegated policies, so that decisions can be tested without booting one.
+//!
+//! It does what `bpf/include/delegate.bpf.h` does, on the same memory and with the same driver of policies: messages,
+//! sequence numbers, refusals. Time is what [`Kernel::advance`] makes it. CPUs run what they are given, in order;
+//! a task runs until it blocks, yields, has used up its slice while another waits for its CPU, or is preempted.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::driver::Driver;
+use super::shared::{Message, Shared, Txn, seq_of, state_of};
+use super::{AgentStatus, CpuId, Policy, TaskId};
+use crate::intf;
+
+const RING: usize = 1024;
+
+/// A task, as the simulated kernel knows it.
+#[derive(Debug, Clone)]
+struct Thread {
+    affinity: u64,
+    slice_left: u64,
+    runtime: u64,
+    cpu: usize,
+    alive: bool,
+}
+
+/// A simulated kernel with a policy.
+pub struct Kernel {
+    shared: Arc<Shared>,
+    driver: Driver,
+    tasks: Vec<Thread>,
+    /// What each CPU runs (first) and runs next.
+    cpus: Vec<VecDeque<TaskId>>,
+    online: Vec<bool>,
+    /// Tasks in the order in which they began to run.
+    history: Vec<(TaskId, CpuId)>,
+    now: u64,
+    /// Number of the next transaction to be carried out.
+    done: u64,
+    hold_outcomes: bool,
+}
+
+impl Kernel {
+    /// A machine with at most 64 CPUs, all idle.
+    pub fn new(cpus: u32, policy: Box<dyn Policy>) -> Self {
+        let cpus = cpus.clamp(1, 64) as usize;
+        let shared = Arc::new(Shared::simulated(cpus, RING));
+        shared.present().store(1, Ordering::SeqCst);
+        let driver = Driver::new(shared.clone(), policy, Arc::new(AtomicU64::new(0)));
+        Kernel {
+            shared,
+            driver,
+            // Index 0 is nobody.
+            tasks: vec![Thread { affinity: 0, slice_left: 0, runtime: 0, cpu: 0, alive: false }],
+            cpus: vec![VecDeque::new(); cpus],
+            online: vec![true; cpus],
+            history: Vec::new(),
+            now: 1_000_000_000,
+            done: 0,
+            hold_outcomes: false,
+        }
+    }
+
+    /// A new task, which sleeps, and may run on the CPUs of a mask. Its pid is 1000 more than its number.
+    pub fn spawn(&mut self, affinity: u64) -> TaskId {
+        let index = self.tasks.len() as u32;
+        self.tasks.push(Thread { affinity, slice_left: 0, runtime: 0, cpu: 0, alive: true });
+        self.shared.task_pid(index).store(1000 + index as i32, Ordering::Relaxed);
+        self.shared.task_tgid(index).store(1000 + index as i32, Ordering::Relaxed);
+        self.shared.task_weight(index).store(100, Ordering::Relaxed);
+        self.shared.task_affinity(index, 0).store(affinity, Ordering::Relaxed);
+        self.shared.max_task().store(index, Ordering::Relaxed);
+        self.set_word(index, intf::delegate_state_DELEGATE_BLOCKED);
+        let task = TaskId(index);
+        self.post(intf::delegate_kind_DELEGATE_TASK_NEW, task);
+        task
+    }
+
+    /// A sleeping task wakes up.
+    pub fn wake(&mut self, task: TaskId) {
+        self.queue(task, intf::delegate_kind_DELEGATE_WAKEUP);
+    }
+
+    /// A running task blocks.
+    pub fn block(&mut self, task: TaskId) {
+        self.take_off(task);
+        self.set_word(task.0, intf::delegate_state_DELEGATE_BLOCKED);
+        self.post(intf::delegate_kind_DELEGATE_TASK_BLOCKED, task);
+    }
+
+    /// A running task yields.
+    pub fn yield_(&mut self, task: TaskId) {
+        self.take_off(task);
+        self.queue(task, intf::delegate_kind_DELEGATE_YIELD);
+    }
+
+    /// A task dies.
+    pub fn kill(&mut self, task: TaskId) {
+        self.take_off(task);
+        self.tasks[task.0 as usize].alive = false;
+        self.set_word(task.0, intf::delegate_state_DELEGATE_FREE);
+        self.post(intf::delegate_kind_DELEGATE_DEAD, task);
+    }
+
+    /// A task's affinity changes; it is queued again if it was.
+    pub fn set_affinity(&mut self, task: TaskId, affinity: u64) {
+        self.tasks[task.0 as usize].affinity = affinity;
+        self.shared.task_affinity(task.0, 0).store(affinity, Ordering::Relaxed);
+        let queued = self.state(task) == intf::delegate_state_DELEGATE_QUEUED;
+        self.set_word(task.0, self.state(task));
+        self.post(intf::delegate_kind_DELEGATE_AFFINITY, task);
+        if queued {
+            self.queue(task, intf::delegate_kind_DELEGATE_PREEMPTED);
+        }
+    }
+
+    /// BPF runs a waiting task itself, as if the agent had been too slow. It is silent from here on, until it
+    /// [runs](Self::run_agent).
+    pub fn overdue(&mut self, task: TaskId) {
+        let word = self.shared.word(task.0);
+        assert_eq!(state_of(word.load(Ordering::Relaxed)), intf::delegate_state_DELEGATE_QUEUED);
+        let seq = seq_of(word.load(Ordering::Relaxed));
+        word.store(word_of(seq, intf::delegate_state_DELEGATE_FALLBACK), Ordering::Relaxed);
+        add(self.shared.nr_overdue(0));
+        self.shared.silent().store(1, Ordering::Relaxed);
+    }
+
+    /// A CPU goes offline, with what it runs blocked; or comes back.
+    pub fn set_online(&mut self, CpuId(cpu): CpuId, online: bool) {
+        self.online[cpu as usize] = online;
+        for task in self.cpus[cpu as usize].clone() {
+            self.block(task);
+        }
+    }
+
+    /// From here on outcomes are kept back, or are not any more.
+    pub fn hold_outcomes(&mut self, hold: bool) {
+        self.hold_outcomes = hold;
+        if !hold {
+            self.shared.txn_head().store(self.done, Ordering::Release);
+        }
+    }
+
+    /// Posts the last message about a task once more.
+    pub fn repeat_message(&mut self, task: TaskId) {
+        self.post(intf::delegate_kind_DELEGATE_WAKEUP, task);
+    }
+
+    /// Lets the agent work until it has nothing more to do.
+    pub fn run_agent(&mut self) {
+        for _ in 0..1000 {
+            let progress = self.driver.step(self.now);
+            self.commit();
+            if !progress.news && !progress.transactions {
+                return;
+            }
+            if self.hold_outcomes && !progress.news {
+                return;
+            }
+        }
+        panic!("the policy never comes to an end");
+    }
+
+    /// Lets the time pass in steps of 10 us, with the agent at work in each.
+    pub fn advance(&mut self, ns: u64) {
+        const STEP: u64 = 10_000;
+        let end = self.now + ns;
+        self.run_agent();
+        while self.now < end {
+            self.now += STEP.min(end - self.now);
+            for cpu in 0..self.cpus.len() {
+                self.tick(cpu, STEP);
+            }
+            self.run_agent();
+        }
+    }
+
+    /// What a CPU runs.
+    pub fn running(&self, CpuId(cpu): CpuId) -> Option<TaskId> {
+        self.cpus[cpu as usize].front().copied()
+    }
+
+    /// Tasks in the order in which they began to run, and where.
+    pub fn history(&self) -> &[(TaskId, CpuId)] {
+        &self.history
+    }
+
+    /// What a task has run, ns.
+    pub fn runtime(&self, task: TaskId) -> u64 {
+        self.tasks[task.0 as usize].runtime
+    }
+
+    /// The time, ns.
+    pub fn now(&self) -> u64 {
+        self.now
+    }
+
+    /// The counters, of which the invariant holds at any time.
+    pub fn status(&self) -> AgentStatus {
+        AgentStatus::read(&self.shared, 0)
+    }
+
+    fn state(&self, task: TaskId) -> u32 {
+        state_of(self.shared.word(task.0).load(Ordering::Relaxed))
+    }
+
+    /// The next sequence number, in a new state.
+    fn set_word(&self, index: u32, state: u32) {
+        let old = self.shared.word(index).load(Ordering::Relaxed);
+        if state_of(old) == intf::delegate_state_DELEGATE_QUEUED {
+            add(self.shared.nr_left(0));
+        }
+        if state == intf::delegate_state_DELEGATE_QUEUED {
+            add(self.shared.nr_queued(0));
+        }
+        self.shared.word(index).store(word_of(seq_of(old) + 1, state), Ordering::Relaxed);
+    }
+
+    fn post(&self, kind: u32, task: TaskId) {
+        let seq = seq_of(self.shared.word(task.0).load(Ordering::Relaxed));
+        let cpu = self.tasks[task.0 as usize].cpu;
+        let message = Message { kind, task: task.0, seq, cpu: cpu as i32, time: self.now };
+        if !self.shared.post(cpu, &message) {
+            add(self.shared.nr_full(cpu));
+            self.shared.silent().store(1, Ordering::Relaxed);
+        }
+    }
+
+    fn queue(&mut self, task: TaskId, kind: u32) {
+        self.shared.task_queued_at(task.0).store(self.now, Ordering::Relaxed);
+        self.set_word(task.0, intf::delegate_state_DELEGATE_QUEUED);
+        self.post(kind, task);
+    }
+
+    fn take_off(&mut self, task: TaskId) {
+        for cpu in 0..self.cpus.len() {
+            let ran = self.cpus[cpu].front() == Some(&task);
+            self.cpus[cpu].retain(|other| *other != task);
+            if ran {
+                self.start(cpu);
+            }
+        }
+    }
+
+    /// What is now first on a CPU begins to run.
+    fn start(&mut self, cpu: usize) {
+        let next = self.cpus[cpu].front().copied();
+        let pid = next.map_or(0, |TaskId(index)| 1000 + index as i32);
+        self.shared.cpu_pid(cpu).store(pid, Ordering::Relaxed);
+        self.shared.cpu_since(cpu).store(self.now, Ordering::Relaxed);
+        match next {
+            Some(task) => self.history.push((task, CpuId(cpu as u32))),
+            None => {
+                let kind = intf::delegate_kind_DELEGATE_CPU_IDLE;
+                let idle = Message { kind, task: 0, seq: 0, cpu: cpu as i32, time: self.now };
+                self.shared.post(cpu, &idle);
+            }
+        }
+    }
+
+    fn tick(&mut self, cpu: usize, ns: u64) {
+        let Some(task) = self.cpus[cpu].front().copied() else { return };
+        let thread = &mut self.tasks[task.0 as usize];
+        thread.runtime += ns;
+        thread.slice_left = thread.slice_left.saturating_sub(ns);
+        self.shared.task_runtime(task.0).store(thread.runtime, Ordering::Relaxed);
+        if thread.slice_left == 0 && self.cpus[cpu].len() > 1 {
+            self.make_room(cpu);
+        }
+    }
+
+    /// What runs on a CPU is queued for a decision again.
+    fn make_room(&mut self, cpu: usize) {
+        if let Some(task) = self.cpus[cpu].pop_front() {
+            self.queue(task, intf::delegate_kind_DELEGATE_PREEMPTED);
+            self.start(cpu);
+        }
+    }
+
+    /// Carries out the pending transactions.
+    fn commit(&mut self) {
+        let end = self.shared.txn_tail().load(Ordering::Relaxed);
+        while self.done < end {
+            let more = |n| self.shared.txn(n).flags & intf::delegate_txn_flags_DELEGATE_MORE != 0;
+            let mut last = self.done;
+            while last + 1 < end && more(last) {
+                last += 1;
+            }
+            self.commit_group(self.done, last);
+            self.done = last + 1;
+        }
+        if !self.hold_outcomes {
+            self.shared.txn_head().store(self.done, Ordering::Release);
+        }
+    }
+
+    fn commit_group(&mut self, first: u64, last: u64) {
+        let claims: Vec<_> = (first..=last).map(|n| self.claim(&self.shared.txn(n))).collect();
+        let all = claims.iter().all(Result::is_ok);
+        for (n, claim) in (first..=last).zip(claims) {
+            let outcome = match claim {
+                Ok(cpu) if all => {
+                    self.place(&self.shared.txn(n), cpu);
+                    self.shared.chosen(n).store(cpu as i32, Ordering::Relaxed);
+                    intf::delegate_outcome_DELEGATE_COMMITTED
+                }
+                Ok(_) => intf::delegate_outcome_DELEGATE_ABORTED,
+                Err(outcome) => outcome,
+            };
+            self.shared.outcome(n).store(outcome, Ordering::Relaxed);
+            add(self.shared.nr_outcome(outcome));
+        }
+    }
+
+    /// The CPU that a transaction goes to, or what is wrong with it.
+    fn claim(&self, txn: &Txn) -> Result<usize, u32> {
+        let word = self.shared.word(txn.task).load(Ordering::Relaxed);
+        let thread = self.tasks.get(txn.task as usize).filter(|thread| thread.alive);
+        let thread = thread.ok_or(intf::delegate_outcome_DELEGATE_GONE)?;
+        if seq_of(word) != txn.seq {
+            return Err(intf::delegate_outcome_DELEGATE_STALE);
+        }
+        if state_of(word) != intf::delegate_state_DELEGATE_QUEUED {
+            return Err(intf::delegate_outcome_DELEGATE_NOT_QUEUED);
+        }
+        let usable = |cpu: usize| self.online.get(cpu) == Some(&true);
+        let allowed = |cpu: usize| thread.affinity & (1 << cpu) != 0;
+        let cpu = if txn.flags & intf::delegate_txn_flags_DELEGATE_ANY_OF != 0 {
+            let set = || (0..self.cpus.len()).filter(|cpu| txn.cpus[0] & (1 << cpu) != 0);
+            let may = |cpu: &usize| usable(*cpu) && allowed(*cpu);
+            let idle = set().filter(may).find(|cpu| self.cpus[*cpu].is_empty());
+            idle.or(set().rfind(may))
+        } else {
+            usize::try_from(txn.cpu).ok().filter(|cpu| usable(*cpu))
+        };
+        let cpu = cpu.ok_or(intf::delegate_outcome_DELEGATE_OFFLINE)?;
+        if allowed(cpu) { Ok(cpu) } else { Err(intf::delegate_outcome_DELEGATE_NOT_ALLOWED) }
+    }
+
+    fn place(&mut self, txn: &Txn, cpu: usize) {
+        let task = TaskId(txn.task);
+        self.shared
+            .word(txn.task)
+            .store(word_of(txn.seq, intf::delegate_state_DELEGATE_PLACED), Ordering::Relaxed);
+        self.shared.task_cpu(txn.task).store(cpu as i32, Ordering::Relaxed);
+        let thread = &mut self.tasks[txn.task as usize];
+        thread.slice_left = txn.slice;
+        thread.cpu = cpu;
+        let preempt = txn.flags & intf::delegate_txn_flags_DELEGATE_PREEMPT != 0;
+        if preempt && !self.cpus[cpu].is_empty() {
+            self.cpus[cpu].insert(1, task);
+            self.make_room(cpu);
+            return;
+        }
+        self.cpus[cpu].push_back(task);
+        if self.cpus[cpu].len() == 1 {
+            self.start(cpu);
+        }
+    }
+}
+
+fn word_of(seq: u64, state: u32) -> u64 {
+    seq << intf::delegate_consts_DELEGATE_STATE_BITS | u64::from(state)
+}
+
+fn add(counter: &AtomicU64) {
+    counter.fetch_add(1, Ordering::Relaxed);
+}
