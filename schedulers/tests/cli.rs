@@ -49,7 +49,8 @@ fn list_describes_each_policy_and_parameter() {
     );
     let json = scx_run(&["list", "--json"]).success().get_output().stdout.clone();
     let policies: serde_json::Value = serde_json::from_slice(&json).unwrap();
-    let steal = &policies[1]["params"][1];
+    let percpu = policies.as_array().unwrap().iter().find(|policy| policy["name"] == "fifo_percpu").unwrap();
+    let steal = &percpu["params"][1];
     assert_eq!((steal["name"].as_str(), steal["max"].as_u64()), (Some("steal"), Some(1)));
 }
 

@@ -4,7 +4,9 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod agents;
 mod faults;
 mod policies;
 mod smoke;
 mod swaps;
+mod unruly;

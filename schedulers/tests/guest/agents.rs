@@ -1,0 +1,203 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! Policies that a process decides for: loads get on, and the machine does not care what becomes of that process.
+
+use std::process::Command;
+use std::thread;
+use std::time::Duration;
+
+use framework::agent::AgentStatus;
+use framework::control::SwapRequest;
+use framework::engine::{Config, Engine};
+use framework::kernel::KernelState;
+
+use crate::support::*;
+use crate::unruly;
+
+/// In emulation virtual CPUs take turns, so an agent that is woken may have to wait for far longer than 20 ms.
+const PATIENT: &str = "agent_timeout_us=1000000";
+const AGENT_FIFO: &[&str] =
+    &["--policy", "agent_fifo", "--param", PATIENT, "--param", "slice_us=2000", "--stats", "0"];
+
+fn agent() -> AgentStatus {
+    let slots = status().slots;
+    let active = slots.into_iter().find(|slot| slot.role == "active").expect("a policy decides");
+    active.agent.expect("a process decides for it")
+}
+
+/// Every task that was queued for a decision is accounted for. Counters are read one after the other, so it may take
+/// some readings until nothing moves meanwhile.
+fn assert_accounted_for() {
+    eventually("messages = decisions + fallbacks + departures", || accounted_for(&agent()));
+}
+
+fn accounted_for(status: &AgentStatus) -> bool {
+    status.queued == status.committed + status.overdue + status.left + status.waiting
+}
+
+fn to_the_end(program: &str, args: &[&str]) {
+    let output =
+        Command::new(program).args(args).output().unwrap_or_else(|error| panic!("{program}: {error}"));
+    assert!(output.status.success(), "{program} {args:?}: {}", stderr(&output));
+}
+
+#[test]
+#[ignore = "needs sched_ext: scripts/test runs it in a VM"]
+fn loads_run_to_their_end_under_an_agent() {
+    let before = KernelState::read().enable_seq.unwrap();
+    let running = Running::start(AGENT_FIFO);
+    to_the_end("stress-ng", &["--switch", "4", "--cpu", "2", "--timeout", "4s"]);
+    to_the_end("stress-ng", &["--fork", "4", "--fork-ops", "500", "--timeout", "60s"]);
+    to_the_end("hackbench", &["-g", "2", "-l", "50"]);
+    let after = agent();
+    assert!(after.answering && after.committed > 1000, "the agent has decided: {after:?}");
+    assert_accounted_for();
+    let kernel = KernelState::read();
+    assert_eq!((kernel.enabled(), kernel.enable_seq), (true, Some(before + 1)), "never left sched_ext");
+    println!("{:?}", agent());
+    assert!(running.stop().0.success());
+}
+
+#[test]
+#[ignore = "needs sched_ext: scripts/test runs it in a VM"]
+fn tasks_run_on_while_the_agent_is_stopped() {
+    let running = Running::start(&["--policy", "agent_fifo", "--stats", "0"]);
+    let mut load = Threads::new();
+    load.hog("hog", None);
+    load.hog("pinned", Some(1));
+    load.add("sleep", None, || thread::sleep(Duration::from_millis(1)));
+    load.assert_all_progress();
+    running.signal(libc::SIGSTOP);
+    for _ in 0..10 {
+        thread::sleep(Duration::from_secs(1));
+        load.assert_all_progress();
+        assert!(KernelState::read().enabled());
+    }
+    running.signal(libc::SIGCONT);
+    let stopped = agent();
+    assert!(stopped.undelegated > 0 && stopped.overdue > 0, "BPF has scheduled: {stopped:?}");
+    eventually("the agent decides again", || agent().committed > stopped.committed);
+    assert!(agent().longest_silence_ns > 8_000_000_000, "{:?}", agent());
+    drop(load);
+    assert_accounted_for();
+    assert!(running.stop().0.success());
+}
+
+#[test]
+#[ignore = "needs sched_ext: scripts/test runs it in a VM"]
+fn an_agent_that_is_killed_leaves_the_machine_working() {
+    let running = Running::start(AGENT_FIFO);
+    let mut load = Threads::new();
+    load.hog("hog", None);
+    load.assert_all_progress();
+    running.signal(libc::SIGKILL);
+    running.wait();
+    assert_default_scheduler();
+    load.assert_all_progress();
+}
+
+#[test]
+#[ignore = "needs sched_ext: scripts/test runs it in a VM"]
+fn a_ring_that_is_too_small_loses_no_task() {
+    let running = Running::start(&[AGENT_FIFO, &["--param", "ring=8"]].concat());
+    to_the_end("hackbench", &["-g", "4", "-l", "50"]);
+    let after = agent();
+    assert!(after.ring_full > 0 && after.silences > 0, "the ring was too small: {after:?}");
+    assert_accounted_for();
+    assert!(KernelState::read().enabled());
+    let committed = agent().committed;
+    thread::sleep(Duration::from_millis(10));
+    eventually("the agent decides again", || agent().committed > committed);
+    assert!(running.stop().0.success());
+}
+
+#[test]
+#[ignore = "needs sched_ext: scripts/test runs it in a VM"]
+fn swaps_between_a_kernel_s_policy_and_an_agent_s_lose_nobody() {
+    let swaps: usize = std::env::var("SCX_TEST_SWAPS").map_or(30, |number| number.parse().unwrap());
+    let running = Running::start(&["--policy", "vtime", "--stats", "0", "--no-latency"]);
+    let mut stress =
+        Background::start("stress-ng", &["--switch", "4", "--cpu", "2", "--fork", "1", "--timeout", "1h"]);
+    let mut load = Threads::new();
+    load.hog("hog", None);
+    load.hog("pinned", Some(1));
+    load.add("sleep", None, || thread::sleep(Duration::from_millis(1)));
+    load.assert_all_progress();
+    let before = KernelState::read();
+    let mut carried = 0;
+    for n in 0..swaps {
+        let policy = ["agent_fifo", "vtime"][n % 2];
+        let params = vec!["slice_us=2000".into()];
+        let report = swap(&SwapRequest { hold_ms: 600_000, params, ..request(policy) }).unwrap();
+        assert_eq!((report.to.as_str(), report.lost, report.outside_ns), (policy, 0, 0), "swap {n}");
+        carried += report.carried;
+    }
+    println!("{swaps} swaps, {carried} tasks carried over");
+    load.assert_all_progress();
+    assert_eq!(KernelState::read().enable_seq, before.enable_seq);
+    assert!(stress.running(), "the load lived through it");
+    let (end, _, errors) = running.stop();
+    assert!(end.success(), "{errors}");
+}
+
+/// An engine in this process, with a policy of the test's. Loads are other processes then: this one is the agent.
+struct Unruly(Engine);
+
+impl Unruly {
+    fn start(params: &[&str]) -> Self {
+        framework::capture_libbpf_log();
+        let config = Config {
+            catalogue: unruly::CATALOGUE,
+            direct: false,
+            partial: false,
+            timeout_ms: 0,
+            extra_ops: Default::default(),
+            measure: false,
+            per: None,
+        };
+        let params: Vec<_> = params.iter().map(|param| (*param).to_owned()).collect();
+        Unruly(Engine::prepare(config, "unruly", &params).unwrap().attach().unwrap())
+    }
+
+    fn status(&self) -> AgentStatus {
+        self.0.status().slots[0].agent.unwrap()
+    }
+
+    fn end(mut self) -> AgentStatus {
+        let status = self.status();
+        assert!(KernelState::read().enabled());
+        let ended = self.0.stop().unwrap();
+        assert!(!ended.is_error(), "{}", ended.explain("unruly"));
+        status
+    }
+}
+
+#[test]
+#[ignore = "needs sched_ext: scripts/test runs it in a VM"]
+fn an_agent_that_takes_200_ms_for_a_decision_keeps_nobody_waiting() {
+    let unruly = Unruly::start(&["burn_ms=200"]);
+    to_the_end("stress-ng", &["--switch", "2", "--cpu", "2", "--timeout", "4s"]);
+    to_the_end("stress-ng", &["--fork", "2", "--fork-ops", "100", "--taskset", "1", "--timeout", "60s"]);
+    eventually("all are accounted for", || accounted_for(&unruly.status()));
+    let status = unruly.end();
+    assert!(status.silences > 0 && status.undelegated > 0, "{status:?}");
+}
+
+#[test]
+#[ignore = "needs sched_ext: scripts/test runs it in a VM"]
+fn wrong_transactions_are_refused_and_counted() {
+    let unruly = Unruly::start(&["wrong=1", PATIENT]);
+    let load = [
+        Background::start("stress-ng", &["--switch", "2", "--fork", "2", "--timeout", "1h"]),
+        Background::start("stress-ng", &["--switch", "2", "--taskset", "1", "--timeout", "1h"]),
+    ];
+    eventually("each kind of wrong transaction was tried", || {
+        let status = unruly.status();
+        [status.stale, status.gone, status.not_allowed, status.offline, status.aborted].iter().all(|n| *n > 0)
+    });
+    to_the_end("hackbench", &["-g", "1", "-l", "20"]);
+    drop(load);
+    eventually("all are accounted for", || accounted_for(&unruly.status()));
+    let status = unruly.end();
+    assert!(status.committed > 0, "{status:?}");
+    println!("{status:?}");
+}

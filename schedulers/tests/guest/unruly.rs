@@ -1,0 +1,114 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! An agent that does what an agent should not: slow, and with wrong transactions of every kind.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use framework::agent::{CpuId, Enclave, Policy, Refused, Settings, TaskId, Transaction};
+use framework::policy::{BuiltIn, Catalogue};
+
+use crate::support::spin;
+
+/// The policies of a scx_run that has this one.
+pub const CATALOGUE: Catalogue = &[BuiltIn {
+    name: "unruly",
+    object: include_bytes!(concat!(env!("OUT_DIR"), "/unruly.bpf.o")),
+    agent: Some(new),
+}];
+
+struct Unruly {
+    burn: Duration,
+    wrong: bool,
+    queue: VecDeque<TaskId>,
+    dead: Option<(TaskId, u64)>,
+}
+
+fn new(settings: &Settings) -> Box<dyn Policy> {
+    Box::new(Unruly {
+        burn: Duration::from_millis(settings.param("burn_ms")),
+        wrong: settings.param("wrong") != 0,
+        queue: VecDeque::new(),
+        dead: None,
+    })
+}
+
+impl Unruly {
+    fn do_wrong(&self, enclave: &mut Enclave<'_>, task: TaskId, right: CpuId) {
+        let seq = enclave.seq(task);
+        // Refused one and all, so it does not matter whether there is room.
+        let _ = enclave.submit(Transaction::run(task, right).as_of(seq - 1));
+        let _ = enclave.submit(Transaction::run(task, right).as_of(seq + 1));
+        if let Some((dead, seq)) = self.dead {
+            let _ = enclave.submit(Transaction::run(dead, right).as_of(seq));
+        }
+    }
+}
+
+impl Policy for Unruly {
+    fn wakeup(&mut self, _enclave: &mut Enclave<'_>, task: TaskId) {
+        self.queue.push_back(task);
+    }
+
+    fn dead(&mut self, enclave: &mut Enclave<'_>, task: TaskId) {
+        self.dead = Some((task, enclave.seq(task)));
+    }
+
+    fn refused(&mut self, enclave: &mut Enclave<'_>, transaction: &Transaction, _why: Refused) {
+        if enclave.waits(transaction.task()) && !self.queue.contains(&transaction.task()) {
+            self.queue.push_back(transaction.task());
+        }
+    }
+
+    fn schedule(&mut self, enclave: &mut Enclave<'_>) {
+        while let Some(task) = self.queue.pop_front() {
+            if !enclave.waits(task) {
+                continue;
+            }
+            let start = Instant::now();
+            while start.elapsed() < self.burn {
+                spin();
+            }
+            let allowed = |cpu: &CpuId| enclave.task(task).may_run_on(*cpu);
+            let (Some(right), forbidden) =
+                (enclave.cpus().find(allowed), enclave.cpus().find(|cpu| !allowed(cpu)))
+            else {
+                continue;
+            };
+            let right = Transaction::run(task, right).slice(1_000_000);
+            if self.wrong {
+                self.do_wrong(enclave, task, right.cpu().unwrap());
+                // A CPU that there is not, one that it may not use, and a right one with it in a group: of these
+                // one comes after another refusal, since a task is decided on once at a time.
+                let wrong = match (enclave.seq(task) % 4, forbidden) {
+                    (0, _) => Transaction::run(task, CpuId(4000)),
+                    (1, Some(cpu)) => Transaction::run(task, cpu),
+                    (2, Some(cpu)) if !self.queue.is_empty() => {
+                        let other = self.queue[0];
+                        if enclave.waits(other) && other != task {
+                            let group =
+                                [Transaction::run(other, right.cpu().unwrap()), Transaction::run(task, cpu)];
+                            let _ = enclave.submit_group(&group);
+                            continue;
+                        }
+                        right
+                    }
+                    _ => right,
+                };
+                if wrong != right {
+                    // What is refused comes back, and then it is time for the right one.
+                    let _ = enclave.submit(wrong);
+                    let _ = enclave.submit(right);
+                    continue;
+                }
+            }
+            if !enclave.submit(right) {
+                self.queue.push_front(task);
+                return;
+            }
+        }
+    }
+
+    fn reset(&mut self) {
+        self.queue.clear();
+    }
+}
