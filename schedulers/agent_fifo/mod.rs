@@ -32,9 +32,10 @@ impl AgentFifo {
     fn cpu_for(&self, enclave: &Enclave<'_>, id: TaskId) -> Option<CpuId> {
         let task = enclave.task(id);
         let last = task.cpu();
+        let stays = self.per_cpu && task.may_run_on(last);
         let key = |cpu: &CpuId| (enclave.cpu(*cpu).given, *cpu != last);
         let usable = |cpu: &CpuId| {
-            enclave.cpu(*cpu).given < DEPTH && task.may_run_on(*cpu) && (!self.per_cpu || *cpu == last)
+            enclave.cpu(*cpu).given < DEPTH && task.may_run_on(*cpu) && (!stays || *cpu == last)
         };
         enclave.cpus().filter(usable).min_by_key(key)
     }

@@ -112,7 +112,8 @@ pub fn agent(status: &AgentStatus) -> String {
     let refused = if refused.is_empty() { "none".into() } else { refused.join(", ") };
     format!(
         "agent      {}; {} queued = {} decided + {} overdue + {} left + {} waiting; refused: {refused}; \
-         {} scheduled without it; {} silences, longest {}\n",
+         {} scheduled without it; {} silences, longest {}\n\
+         \x20          message to agent p50 {} p99 {}, agent to transactions carried out p50 {} p99 {}\n",
         if status.answering { "answers" } else { "is not asked" },
         status.queued,
         status.committed,
@@ -122,6 +123,10 @@ pub fn agent(status: &AgentStatus) -> String {
         status.undelegated,
         status.silences,
         duration(status.longest_silence_ns),
+        duration(status.message_p50_ns),
+        duration(status.message_p99_ns),
+        duration(status.decision_p50_ns),
+        duration(status.decision_p99_ns),
     )
 }
 

@@ -62,3 +62,19 @@ fn help_names_every_command() {
         assert!(text.contains(command), "{command}");
     }
 }
+
+#[test]
+fn the_page_on_agents_shows_the_policy_as_it_is() {
+    let read = |path: &str| {
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
+        std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+    };
+    let page = read("../docs/writing-an-agent-policy.md");
+    let shown = |language: &str| {
+        let block = page.split(&format!("```{language}\n")).nth(1).unwrap();
+        block.split("```").next().unwrap().trim_end().to_owned()
+    };
+    let half = read("agent_fifo/mod.rs");
+    assert_eq!(shown("c"), read("agent_fifo/agent_fifo.bpf.c").trim_end());
+    assert_eq!(shown("rust"), half.split("#[cfg(test)]").next().unwrap().trim_end());
+}

@@ -11,7 +11,7 @@ use super::{Context, PhaseCell, Workload, value};
 use crate::model::{Better, Measured, WorkloadSpec};
 
 /// Pairs on each CPU where they may not leave it: most wait for that CPU and no other.
-const PINNED_PAIRS: u32 = 8;
+const PINNED_PAIRS: u32 = 4;
 /// Descriptors that a pair keeps open.
 const FILES_OF_A_PAIR: u64 = 4;
 /// Descriptors for everything else.

@@ -2,10 +2,11 @@
 //! Makes callbacks of messages and outcomes, and transactions of decisions. Knows no kernel.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 
 use super::enclave::{Core, Enclave, InFlight, Known, Outcome, Refused};
 use super::shared::{Message, Shared, seq_of, state_of};
+use super::status::Meters;
 use super::{CpuId, Policy, TaskId};
 use crate::intf;
 
@@ -20,8 +21,7 @@ pub(super) struct Driver {
     policy: Box<dyn Policy>,
     /// Number of the next transaction whose outcome is to be read.
     reaped: u64,
-    /// See [`AgentStatus`](super::AgentStatus).
-    longest_silence: Arc<AtomicU64>,
+    meters: Arc<Meters>,
 }
 
 /// What a step came to.
@@ -34,10 +34,10 @@ pub(super) struct Progress {
 }
 
 impl Driver {
-    pub fn new(shared: Arc<Shared>, policy: Box<dyn Policy>, longest_silence: Arc<AtomicU64>) -> Self {
+    pub fn new(shared: Arc<Shared>, policy: Box<dyn Policy>, meters: Arc<Meters>) -> Self {
         let core = Core::new(shared);
         let reaped = core.next_txn;
-        Driver { core, policy, reaped, longest_silence }
+        Driver { core, policy, reaped, meters }
     }
 
     /// When the policy wants its timer, CLOCK_MONOTONIC ns.
@@ -89,7 +89,7 @@ impl Driver {
         }
         let since = shared.silent_since().load(Ordering::Relaxed);
         if since != 0 {
-            self.longest_silence.fetch_max(self.core.now.saturating_sub(since), Ordering::Relaxed);
+            self.meters.longest_silence.fetch_max(self.core.now.saturating_sub(since), Ordering::Relaxed);
         }
         // From here on there are messages again: whatever is both in one and in a status word below is told of
         // once, by its sequence number.
@@ -199,6 +199,7 @@ impl Driver {
             intf::delegate_kind_DELEGATE_AFFINITY | intf::delegate_kind_DELEGATE_PRIORITY
         );
         if !same_place {
+            self.meters.message.record(self.core.now.saturating_sub(message.time));
             self.core.unplace(task);
             self.core.known(task).waits = matches!(
                 message.kind,

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::driver::Driver;
 use super::shared::{Message, Shared, Txn, seq_of, state_of};
+use super::status::Meters;
 use super::{AgentStatus, CpuId, Policy, TaskId};
 use crate::intf;
 
@@ -48,7 +49,7 @@ impl Kernel {
         let cpus = cpus.clamp(1, 64) as usize;
         let shared = Arc::new(Shared::simulated(cpus, RING));
         shared.present().store(1, Ordering::SeqCst);
-        let driver = Driver::new(shared.clone(), policy, Arc::new(AtomicU64::new(0)));
+        let driver = Driver::new(shared.clone(), policy, Arc::default());
         Kernel {
             shared,
             driver,
@@ -199,7 +200,7 @@ impl Kernel {
 
     /// The counters, of which the invariant holds at any time.
     pub fn status(&self) -> AgentStatus {
-        AgentStatus::read(&self.shared, 0)
+        AgentStatus::read(&self.shared, &Meters::default())
     }
 
     fn state(&self, task: TaskId) -> u32 {

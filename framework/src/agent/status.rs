@@ -7,6 +7,46 @@ use serde::{Deserialize, Serialize};
 
 use super::shared::{Shared, state_of};
 use crate::intf;
+use crate::latency::{Histogram, bucket_of};
+
+/// What the agent's thread measures and others read.
+#[derive(Default)]
+pub(super) struct Meters {
+    /// From a message to the batch that it is read in.
+    pub message: Meter,
+    /// From the start of a batch to its transactions carried out.
+    pub decision: Meter,
+    /// Longest time that BPF scheduled alone, ns.
+    pub longest_silence: AtomicU64,
+}
+
+/// A histogram that one thread writes and others read.
+pub(super) struct Meter {
+    buckets: Vec<AtomicU64>,
+    max: AtomicU64,
+}
+
+impl Default for Meter {
+    fn default() -> Self {
+        let buckets = (0..=bucket_of(u64::MAX)).map(|_| AtomicU64::new(0)).collect();
+        Meter { buckets, max: AtomicU64::new(0) }
+    }
+}
+
+impl Meter {
+    pub fn record(&self, ns: u64) {
+        self.buckets[bucket_of(ns)].fetch_add(1, Ordering::Relaxed);
+        self.max.fetch_max(ns, Ordering::Relaxed);
+    }
+
+    /// Median and 99th percentile, ns; 0 if nothing was measured.
+    fn p50_and_p99(&self) -> (u64, u64) {
+        let counts = (0..).zip(self.buckets.iter().map(|count| count.load(Ordering::Relaxed)));
+        let histogram = Histogram::from_parts(counts, 0, self.max.load(Ordering::Relaxed));
+        let percentile = |p| histogram.percentile(p).unwrap_or(0);
+        (percentile(50.0), percentile(99.0))
+    }
+}
 
 /// Counters of a delegated policy since it was loaded.
 ///
@@ -48,10 +88,20 @@ pub struct AgentStatus {
     pub silences: u64,
     /// Longest time until the agent had taken over again, ns.
     pub longest_silence_ns: u64,
+    /// From a message to when the agent reads it, ns: median.
+    pub message_p50_ns: u64,
+    /// The same, 99th percentile.
+    pub message_p99_ns: u64,
+    /// From when the agent reads a batch of messages to its transactions carried out, ns: median.
+    pub decision_p50_ns: u64,
+    /// The same, 99th percentile.
+    pub decision_p99_ns: u64,
 }
 
 impl AgentStatus {
-    pub(crate) fn read(shared: &Shared, longest_silence_ns: u64) -> Self {
+    pub(super) fn read(shared: &Shared, meters: &Meters) -> Self {
+        let (message_p50_ns, message_p99_ns) = meters.message.p50_and_p99();
+        let (decision_p50_ns, decision_p99_ns) = meters.decision.p50_and_p99();
         let sum = |of: fn(&Shared, usize) -> &AtomicU64| {
             (0..shared.nr_cpus()).map(|cpu| of(shared, cpu).load(Ordering::Relaxed)).sum()
         };
@@ -77,7 +127,11 @@ impl AgentStatus {
             aborted: outcome(intf::delegate_outcome_DELEGATE_ABORTED),
             ring_full: sum(Shared::nr_full),
             silences: shared.nr_silent().load(Ordering::Relaxed),
-            longest_silence_ns,
+            longest_silence_ns: meters.longest_silence.load(Ordering::Relaxed),
+            message_p50_ns,
+            message_p99_ns,
+            decision_p50_ns,
+            decision_p99_ns,
         }
     }
 }

@@ -3,7 +3,7 @@
 
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd, RawFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -13,6 +13,7 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 
 use super::driver::{Driver, Progress};
 use super::shared::{Descriptors, MAX_TASKS, MAX_TXNS, Shared};
+use super::status::Meters;
 use super::{AgentStatus, Factory, Settings};
 use crate::globals::Globals;
 use crate::kernel::monotonic_ns;
@@ -70,7 +71,7 @@ pub(crate) struct Agent {
     shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,
     control: Arc<Control>,
-    longest_silence: Arc<AtomicU64>,
+    meters: Arc<Meters>,
     /// Keeps the tracepoint program attached.
     _switch: Link,
 }
@@ -103,7 +104,7 @@ impl Agent {
         let switch = switch.attach().with_context(|| format!("attaching {SWITCH}"))?;
         let settings =
             Settings { params: params.iter().map(|param| (param.name.clone(), param.value)).collect(), cpus };
-        let longest_silence = Arc::new(AtomicU64::new(0));
+        let meters: Arc<Meters> = Arc::default();
         let control = Arc::new(Control {
             end: AtomicBool::new(false),
             wake: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
@@ -111,8 +112,9 @@ impl Agent {
             tid: AtomicI32::new(0),
         });
         let mut worker = Worker {
-            driver: Driver::new(shared.clone(), factory(&settings), longest_silence.clone()),
+            driver: Driver::new(shared.clone(), factory(&settings), meters.clone()),
             shared: shared.clone(),
+            meters: meters.clone(),
             control: control.clone(),
             commit: commit_program(object)?,
             bell: bell(object)?,
@@ -122,7 +124,7 @@ impl Agent {
             .name(name.chars().take(15).collect())
             .spawn(move || worker.run())
             .context("cannot start the agent's thread")?;
-        let agent = Agent { shared, thread: Some(thread), control, longest_silence, _switch: switch };
+        let agent = Agent { shared, thread: Some(thread), control, meters, _switch: switch };
         agent.wait_up()?;
         Ok(agent)
     }
@@ -149,7 +151,7 @@ impl Agent {
 
     /// What it has done so far.
     pub fn status(&self) -> AgentStatus {
-        AgentStatus::read(&self.shared, self.longest_silence.load(Ordering::Relaxed))
+        AgentStatus::read(&self.shared, &self.meters)
     }
 }
 
@@ -175,6 +177,7 @@ impl Control {
 struct Worker {
     driver: Driver,
     shared: Arc<Shared>,
+    meters: Arc<Meters>,
     control: Arc<Control>,
     commit: OwnedFd,
     bell: MapHandle,
@@ -211,9 +214,11 @@ impl Worker {
 
     /// One round: news to the policy, its decisions to BPF, what became of them back.
     fn work(&mut self) -> Progress {
-        let progress = self.driver.step(monotonic_ns());
+        let start = monotonic_ns();
+        let progress = self.driver.step(start);
         if progress.transactions {
             carry_out(&self.commit);
+            self.meters.decision.record(monotonic_ns() - start);
         }
         progress
     }
