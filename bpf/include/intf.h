@@ -58,6 +58,8 @@ struct slot_desc {
 /* Argument and result of the root's slot_queued() and slot_destroy(). */
 struct slot_args {
 	u32 slot;
+	/* 1: also push them to the CPUs' own queues */
+	u32 push;
 	/* out: tasks queued in the slot's DSQs */
 	u32 nr_queued;
 };

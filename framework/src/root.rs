@@ -316,9 +316,10 @@ impl Root {
         self.agent(slot).map(Agent::status)
     }
 
-    /// Tasks still queued in a slot's queues; wakes idle CPUs if there are any.
-    pub fn queued(&self, slot: SlotId) -> Result<u32> {
-        self.run_on_slot(&self.skel.progs.slot_queued, slot)
+    /// Tasks still queued in a slot's queues; wakes idle CPUs if there are any. With `push`, some of them are put
+    /// into the CPUs' own queues: a CPU that always has something there does not look for more.
+    pub fn queued(&self, slot: SlotId, push: bool) -> Result<u32> {
+        self.run_on_slot(&self.skel.progs.slot_queued, slot, push)
     }
 
     /// Ends the draining of the retired slot, which the caller has seen empty after a grace period.
@@ -340,7 +341,7 @@ impl Root {
         for (op, _) in policy.ops() {
             self.clear_program(op, slot)?;
         }
-        let left = self.run_on_slot(&self.skel.progs.slot_destroy, slot)?;
+        let left = self.run_on_slot(&self.skel.progs.slot_destroy, slot, false)?;
         let bss = self.skel.maps.bss_data.as_mut().context("the root has no .bss")?;
         bss.slots[slot.index()].nr_dsqs = 0;
         if left > 0 {
@@ -431,8 +432,8 @@ impl Root {
             .with_context(|| format!("taking {op} out of slot {}", slot.index()))
     }
 
-    fn run_on_slot(&self, program: &libbpf_rs::ProgramMut<'_>, slot: SlotId) -> Result<u32> {
-        let mut args = intf::slot_args { slot: slot.index() as u32, nr_queued: 0 };
+    fn run_on_slot(&self, program: &libbpf_rs::ProgramMut<'_>, slot: SlotId, push: bool) -> Result<u32> {
+        let mut args = intf::slot_args { slot: slot.index() as u32, push: push.into(), nr_queued: 0 };
         // SAFETY: `args` is plain data of the size given and outlives the slice.
         let bytes = unsafe {
             std::slice::from_raw_parts_mut((&raw mut args).cast::<u8>(), size_of::<intf::slot_args>())

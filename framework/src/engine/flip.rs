@@ -18,6 +18,9 @@ use crate::root::NR_SLOTS;
 use crate::scheduler::Scheduler;
 use crate::swap::SlotId;
 
+/// How long dispatching CPUs get to empty a retired slot before the engine lends a hand.
+const PUSH_AFTER: Duration = Duration::from_millis(100);
+
 impl Engine {
     pub(super) fn begin_flip(
         &mut self,
@@ -121,8 +124,10 @@ impl Engine {
         if let Some(swapping) = &mut self.swapping {
             swapping.quiet = true;
         }
+        let waited = self.swapping.as_ref().and_then(|swapping| swapping.flipped_at).map(|at| at.elapsed());
+        let push = waited.is_some_and(|waited| waited > PUSH_AFTER);
         let root = self.root()?;
-        if root.queued(slot)? > 0 {
+        if root.queued(slot, push)? > 0 {
             return Ok(false);
         }
         root.drained()?;

@@ -201,3 +201,32 @@ fn wrong_transactions_are_refused_and_counted() {
     assert!(status.committed > 0, "{status:?}");
     println!("{status:?}");
 }
+
+#[test]
+#[ignore = "needs sched_ext: scripts/test runs it in a VM"]
+fn tasks_that_an_agent_forgets_run_all_the_same() {
+    // The others keep all CPUs busy, so no CPU ever looks for work.
+    let unruly = Unruly::start(&["forget=1", PATIENT]);
+    let mut hogs = Background::start("stress-ng", &["--cpu", "16", "--timeout", "1h"]);
+    thread::sleep(Duration::from_secs(2));
+    to_the_end("stress-ng", &["--switch", "8", "--timeout", "4s"]);
+    assert!(hogs.running());
+    drop(hogs);
+    eventually("all are accounted for", || accounted_for(&unruly.status()));
+    let status = unruly.end();
+    assert!(status.overdue > 0, "{status:?}");
+}
+
+#[test]
+#[ignore = "needs sched_ext: scripts/test runs it in a VM"]
+fn what_a_policy_leaves_runs_though_the_agent_keeps_all_cpus_busy() {
+    let running = Running::start(&["--policy", "vtime", "--stats", "0", "--no-latency", "--timeout", "10s"]);
+    let mut hogs = Background::start("stress-ng", &["--cpu", "24", "--timeout", "1h"]);
+    thread::sleep(Duration::from_secs(1));
+    for policy in ["agent_fifo", "vtime", "agent_fifo"] {
+        let report = swap(&SwapRequest { hold_ms: 600_000, ..request(policy) }).unwrap();
+        assert_eq!((report.to.as_str(), report.lost), (policy, 0));
+    }
+    assert!(hogs.running());
+    assert!(running.stop().0.success());
+}

@@ -19,6 +19,7 @@ pub const CATALOGUE: Catalogue = &[BuiltIn {
 struct Unruly {
     burn: Duration,
     wrong: bool,
+    forget: bool,
     queue: VecDeque<TaskId>,
     dead: Option<(TaskId, u64)>,
 }
@@ -27,6 +28,7 @@ fn new(settings: &Settings) -> Box<dyn Policy> {
     Box::new(Unruly {
         burn: Duration::from_millis(settings.param("burn_ms")),
         wrong: settings.param("wrong") != 0,
+        forget: settings.param("forget") != 0,
         queue: VecDeque::new(),
         dead: None,
     })
@@ -61,7 +63,7 @@ impl Policy for Unruly {
 
     fn schedule(&mut self, enclave: &mut Enclave<'_>) {
         while let Some(task) = self.queue.pop_front() {
-            if !enclave.waits(task) {
+            if !enclave.waits(task) || self.forget && enclave.task(task).pid() % 2 == 1 {
                 continue;
             }
             let start = Instant::now();
@@ -69,11 +71,10 @@ impl Policy for Unruly {
                 spin();
             }
             let allowed = |cpu: &CpuId| enclave.task(task).may_run_on(*cpu);
-            let (Some(right), forbidden) =
-                (enclave.cpus().find(allowed), enclave.cpus().find(|cpu| !allowed(cpu)))
-            else {
-                continue;
-            };
+            let forbidden = enclave.cpus().find(|cpu| !allowed(cpu));
+            // All that wait are given to the CPUs at once: these always have something to run.
+            let given = |cpu: &CpuId| enclave.cpu(*cpu).given;
+            let Some(right) = enclave.cpus().filter(allowed).min_by_key(given) else { continue };
             let right = Transaction::run(task, right).slice(1_000_000);
             if self.wrong {
                 self.do_wrong(enclave, task, right.cpu().unwrap());
