@@ -30,7 +30,19 @@ _Static_assert(sizeof(struct delegate_task) == 256, "whole cache lines");
 _Static_assert(sizeof(struct delegate_cpu) == 128, "two cache lines");
 _Static_assert(sizeof(struct delegate_txn) == 192, "whole cache lines");
 
-PARAM_U64(agent_timeout_us, 20000, 1000, 1000000, "us",
+/*
+ * What a policy may define before it includes this:
+ *
+ * DELEGATE_TIMEOUT_US	default of agent_timeout_us; longer than tasks wait in order
+ * DELEGATE_ASK_ALWAYS	ask about what only made room for the agent, too: else it goes on
+ *			where it was, and the agent does not know that it waits
+ * DELEGATE_WANTS_TICKS	tell of timer ticks: CPU_TICK
+ */
+#ifndef DELEGATE_TIMEOUT_US
+#define DELEGATE_TIMEOUT_US 20000
+#endif
+
+PARAM_U64(agent_timeout_us, DELEGATE_TIMEOUT_US, 1000, 1000000, "us",
 	  "longest wait for the agent before BPF decides itself");
 PARAM_U64(ring, 4096, 8, 65536, "messages",
 	  "messages that a CPU can have pending, rounded down to a power of two");
@@ -123,6 +135,15 @@ static __always_inline void note_affinity(struct task_struct *p, struct delegate
 	/* Bits past the kernel's mask are garbage; the agent knows how many CPUs there are. */
 	bpf_probe_read_kernel(t->affinity, sizeof(t->affinity), p->cpus_ptr);
 	t->nr_allowed = p->nr_cpus_allowed;
+}
+
+static __always_inline void note_hint(struct task_struct *p, struct delegate_task *t)
+{
+	const struct policy_hint *hint = policy_hint(p);
+
+	t->deadline_ns = hint ? hint->deadline_ns : 0;
+	t->hint_slice_ns = hint ? hint->slice_ns : 0;
+	t->class = hint ? hint->class : POLICY_NORMAL;
 }
 
 /**
@@ -365,6 +386,22 @@ static __always_inline u32 lost_claimed(void)
 	return DELEGATE_STALE;
 }
 
+/*
+ * How to put a task on its CPU. The agent is not preempted by its own decision: it would
+ * wait for its turn behind that, and decide nothing meanwhile. The task is next there.
+ */
+static __always_inline u64 placing_flags(struct delegate_txn *txn)
+{
+	struct delegate_agent *agent = the_agent();
+	struct delegate_cpu *c = cpu_word(txn->chosen);
+
+	if (!(txn->flags & DELEGATE_PREEMPT))
+		return 0;
+	if (agent && c && c->pid == READ_ONCE(agent->tid))
+		return SCX_ENQ_HEAD;
+	return SCX_ENQ_PREEMPT;
+}
+
 /**
  * place - second half of a transaction: move the claimed task to its CPU
  *
@@ -375,7 +412,7 @@ static __always_inline u32 lost_claimed(void)
  */
 static __always_inline u32 place(struct delegate_txn *txn)
 {
-	u64 enq_flags = txn->flags & DELEGATE_PREEMPT ? SCX_ENQ_PREEMPT : 0;
+	u64 enq_flags = placing_flags(txn);
 	struct bpf_iter_scx_dsq it;
 	struct delegate_task *t;
 	struct task_struct *p;
@@ -601,6 +638,12 @@ static __always_inline void enqueue_agent(struct task_struct *p, u64 enq_flags)
 	scx_bpf_dsq_insert(p, SCX_DSQ_LOCAL, SCX_SLICE_DFL, enq_flags);
 }
 
+#ifdef DELEGATE_ASK_ALWAYS
+static __always_inline bool made_room(struct task_struct *p, struct delegate_task *t, u64 enq_flags)
+{
+	return false;
+}
+#else
 /* Whether @p only made room for the agent: then it gets what is left of its slice. */
 static __always_inline bool made_room(struct task_struct *p, struct delegate_task *t, u64 enq_flags)
 {
@@ -615,6 +658,7 @@ static __always_inline bool made_room(struct task_struct *p, struct delegate_tas
 	scx_bpf_dsq_insert(p, SCX_DSQ_LOCAL, t->slice - ran, enq_flags);
 	return true;
 }
+#endif
 
 /**
  * delegate_enqueue - ask the agent, unless that makes no sense
@@ -658,6 +702,7 @@ void BPF_STRUCT_OPS(delegate_enqueue, struct task_struct *p, u64 enq_flags)
 	t->weight = policy_weight(p);
 	t->cpu = scx_bpf_task_cpu(p);
 	t->queued_at = now;
+	note_hint(p, t);
 	kind = enq_flags & SCX_ENQ_WAKEUP ? DELEGATE_WAKEUP
 	       : t->yielded		  ? DELEGATE_YIELD
 					  : DELEGATE_PREEMPTED;
@@ -851,8 +896,6 @@ POLICY_INIT()
  * DELEGATE_DEFINE - register a delegated policy
  * @__name: its name
  * @__desc: one line for `scx_run list`
- *
- * Define DELEGATE_WANTS_TICKS before this header is included to get CPU_TICK.
  */
 #define DELEGATE_DEFINE(__name, __desc)                                                           \
 	POLICY_DEFINE(                                                                            \

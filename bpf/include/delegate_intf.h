@@ -105,7 +105,12 @@ struct delegate_task {
 	u32 yielded;
 	char comm[16];
 	u64 affinity[DELEGATE_CPU_WORDS];
-	u64 unused2[7];
+	/* its hint (struct policy_hint) when it was last queued; 0 where it has none */
+	u64 deadline_ns;
+	u64 hint_slice_ns;
+	u32 class;
+	u32 unused;
+	u64 unused2[4];
 };
 
 /* Status word of a CPU, and its ring; 128 bytes. */

@@ -229,6 +229,18 @@ impl Shared {
         atomic!(AtomicU64, self.tasks.at(task as usize), affinity[word])
     }
 
+    pub fn task_deadline(&self, task: u32) -> &AtomicU64 {
+        atomic!(AtomicU64, self.tasks.at(task as usize), deadline_ns)
+    }
+
+    pub fn task_hint_slice(&self, task: u32) -> &AtomicU64 {
+        atomic!(AtomicU64, self.tasks.at(task as usize), hint_slice_ns)
+    }
+
+    pub fn task_class(&self, task: u32) -> &AtomicU32 {
+        atomic!(AtomicU32, self.tasks.at(task as usize), class)
+    }
+
     /// The task's name, NUL-padded, in two words.
     pub fn task_comm(&self, task: u32) -> [u8; 16] {
         let mut comm = [0; 16];
