@@ -5,6 +5,7 @@
 mod support;
 
 mod faults;
+mod hints;
 mod policies;
 mod smoke;
 mod swaps;
