@@ -251,7 +251,7 @@ fn ask(policy: &str, reload: bool) -> Result<SwapReport> {
     match control::call(&control::dir(), &Request::Swap(request))? {
         Some(Response::Swapped(report)) => Ok(*report),
         Some(Response::Error(message)) => bail!(message),
-        Some(Response::Status(_)) => bail!("scx_run answers something else than was asked"),
+        Some(_) => bail!("scx_run answers something else than was asked"),
         None => bail!("scx_run is not running any more"),
     }
 }

@@ -9,10 +9,11 @@
  *
  * A task that waits for a decision waits in a DSQ like any other (Q_AGENT), in order
  * of arrival. So the kernel can take it away at any time, a swap empties the queue
- * as it does all others, and BPF can serve it without asking: a task that has waited
- * for agent_timeout is run by whoever dispatches next, and from then on, until the
- * agent gives a sign of life, tasks do not wait for it at all but are scheduled here by
- * virtual time (Q_FALLBACK). Nothing ever waits for the agent without limit.
+ * as it does all others, and BPF can serve it without asking: when the agent has given
+ * no sign of life for agent_timeout, waiting tasks are run by whoever dispatches next, and
+ * until it does give one, tasks do not wait for it at all but are scheduled here by
+ * virtual time (Q_FALLBACK). What an agent that is alive leaves waiting is run after
+ * max_wait. Nothing ever waits for the agent without limit.
  *
  * Who writes what: all events of a task happen under its run queue's lock, with
  * interrupts off. A CPU's ring is therefore written by one program at a time. The
@@ -30,8 +31,17 @@ _Static_assert(sizeof(struct delegate_task) == 256, "whole cache lines");
 _Static_assert(sizeof(struct delegate_cpu) == 128, "two cache lines");
 _Static_assert(sizeof(struct delegate_txn) == 192, "whole cache lines");
 
+/*
+ * What a policy may define before it includes this:
+ *
+ * DELEGATE_ASK_ALWAYS	ask about what only made room for the agent, too: else it goes on
+ *			where it was, and the agent does not know that it waits
+ * DELEGATE_WANTS_TICKS	tell of timer ticks: CPU_TICK
+ */
 PARAM_U64(agent_timeout_us, 20000, 1000, 1000000, "us",
-	  "longest wait for the agent before BPF decides itself");
+	  "longest wait for an agent that gives no sign of life before BPF decides itself");
+PARAM_U64(max_wait_us, 2000000, 1000, 20000000, "us",
+	  "longest that an agent may leave a task waiting before BPF runs it");
 PARAM_U64(ring, 4096, 8, 65536, "messages",
 	  "messages that a CPU can have pending, rounded down to a power of two");
 
@@ -127,6 +137,15 @@ static __always_inline void note_affinity(struct task_struct *p, struct delegate
 	t->nr_allowed = p->nr_cpus_allowed;
 }
 
+static __always_inline void note_hint(struct task_struct *p, struct delegate_task *t)
+{
+	const struct policy_hint *hint = policy_hint(p);
+
+	t->deadline_ns = hint ? hint->deadline_ns : 0;
+	t->hint_slice_ns = hint ? hint->slice_ns : 0;
+	t->class = hint ? hint->class : POLICY_NORMAL;
+}
+
 /**
  * task_word - @p's status word, if it has one
  * @index: where its index goes
@@ -201,8 +220,12 @@ static __always_inline void ring_bell(struct delegate_agent *agent)
 {
 	u64 ding = 0;
 
-	if (READ_ONCE(agent->sleeping) && __sync_val_compare_and_swap(&agent->sleeping, 1, 0) == 1)
+	if (READ_ONCE(agent->sleeping) &&
+	    __sync_val_compare_and_swap(&agent->sleeping, 1, 0) == 1) {
+		/* It may have slept for long; from here on it has time to answer. */
+		agent->beat = bpf_ktime_get_ns();
 		bpf_ringbuf_output(&delegate_bell, &ding, sizeof(ding), BPF_RB_FORCE_WAKEUP);
+	}
 }
 
 /**
@@ -260,6 +283,30 @@ static __always_inline void fall_silent(struct delegate_agent *agent, u64 now)
 		agent->silent_since = now;
 		ring_bell(agent);
 	}
+}
+
+/**
+ * is_overdue - whether a task has waited for the agent for too long
+ *
+ * An agent that sleeps has heard all there is to hear, and one that has been about its
+ * work lately may have reasons to let the task wait, within limits. One that is neither is
+ * stopped, stuck or slow, and nobody waits for it any more.
+ */
+static __always_inline bool is_overdue(struct delegate_agent *agent, struct delegate_task *t,
+				       u64 now)
+{
+	u64 limit = agent_timeout_us * 1000;
+	s64 waited, quiet;
+
+	if (!t || !delegating(agent))
+		return true;
+	waited = now - t->queued_at;
+	quiet = now - READ_ONCE(agent->beat);
+	if (waited >= (s64)limit && quiet >= (s64)limit && !READ_ONCE(agent->sleeping)) {
+		fall_silent(agent, now);
+		return true;
+	}
+	return waited >= (s64)(max_wait_us * 1000);
 }
 
 /**
@@ -367,6 +414,22 @@ static __always_inline u32 lost_claimed(void)
 	return DELEGATE_STALE;
 }
 
+/*
+ * How to put a task on its CPU. The agent is not preempted by its own decision: it would
+ * wait for its turn behind that, and decide nothing meanwhile. The task is next there.
+ */
+static __always_inline u64 placing_flags(struct delegate_txn *txn)
+{
+	struct delegate_agent *agent = the_agent();
+	struct delegate_cpu *c = cpu_word(txn->chosen);
+
+	if (!(txn->flags & DELEGATE_PREEMPT))
+		return 0;
+	if (agent && c && c->pid == READ_ONCE(agent->tid))
+		return SCX_ENQ_HEAD;
+	return SCX_ENQ_PREEMPT;
+}
+
 /**
  * place - second half of a transaction: move the claimed task to its CPU
  *
@@ -377,7 +440,7 @@ static __always_inline u32 lost_claimed(void)
  */
 static __always_inline u32 place(struct delegate_txn *txn)
 {
-	u64 enq_flags = txn->flags & DELEGATE_PREEMPT ? SCX_ENQ_PREEMPT : 0;
+	u64 enq_flags = placing_flags(txn);
 	struct bpf_iter_scx_dsq it;
 	struct delegate_task *t;
 	struct task_struct *p;
@@ -539,8 +602,8 @@ static __always_inline bool take_over(struct bpf_iter_scx_dsq *it, struct task_s
  */
 static __always_inline bool take_overdue(struct delegate_agent *agent, s32 cpu)
 {
-	u64 now = bpf_ktime_get_ns(), limit = agent_timeout_us * 1000;
-	bool late = !delegating(agent), moved = false;
+	u64 now = bpf_ktime_get_ns();
+	bool moved = false;
 	struct delegate_task *t;
 	struct task_struct *p;
 	u32 index;
@@ -549,11 +612,9 @@ static __always_inline bool take_overdue(struct delegate_agent *agent, s32 cpu)
 		return false;
 	bpf_for_each (scx_dsq, p, POLICY_DSQ(Q_AGENT), 0) {
 		t = task_word(p, &index);
-		if (t && !late && now - t->queued_at < limit)
+		if (!is_overdue(agent, t, now))
 			/* in order of arrival: the others are younger */
 			break;
-		late = true;
-		fall_silent(agent, now);
 		if (!may_run(p, cpu))
 			continue;
 		moved = take_over(BPF_FOR_EACH_ITER, p, t, cpu, 0);
@@ -580,7 +641,6 @@ static __always_inline s32 rescue_cpu(struct task_struct *p)
  */
 static __always_inline void rescue_overdue(struct delegate_agent *agent, u64 now)
 {
-	u64 limit = agent_timeout_us * 1000;
 	struct delegate_task *t;
 	struct task_struct *p;
 	u32 index, n = 0;
@@ -588,9 +648,8 @@ static __always_inline void rescue_overdue(struct delegate_agent *agent, u64 now
 
 	bpf_for_each (scx_dsq, p, POLICY_DSQ(Q_AGENT), 0) {
 		t = task_word(p, &index);
-		if (n++ == RESCUE_BATCH || (t && delegating(agent) && now - t->queued_at < limit))
+		if (n++ == RESCUE_BATCH || !is_overdue(agent, t, now))
 			break;
-		fall_silent(agent, now);
 		cpu = rescue_cpu(p);
 		if (cpu >= 0)
 			take_over(BPF_FOR_EACH_ITER, p, t, cpu, SCX_ENQ_HEAD);
@@ -660,6 +719,12 @@ static __always_inline void enqueue_agent(struct task_struct *p, u64 enq_flags)
 	scx_bpf_dsq_insert(p, SCX_DSQ_LOCAL, SCX_SLICE_DFL, enq_flags);
 }
 
+#ifdef DELEGATE_ASK_ALWAYS
+static __always_inline bool made_room(struct task_struct *p, struct delegate_task *t, u64 enq_flags)
+{
+	return false;
+}
+#else
 /* Whether @p only made room for the agent: then it gets what is left of its slice. */
 static __always_inline bool made_room(struct task_struct *p, struct delegate_task *t, u64 enq_flags)
 {
@@ -674,6 +739,7 @@ static __always_inline bool made_room(struct task_struct *p, struct delegate_tas
 	scx_bpf_dsq_insert(p, SCX_DSQ_LOCAL, t->slice - ran, enq_flags);
 	return true;
 }
+#endif
 
 /**
  * delegate_enqueue - ask the agent, unless that makes no sense
@@ -717,6 +783,7 @@ void BPF_STRUCT_OPS(delegate_enqueue, struct task_struct *p, u64 enq_flags)
 	t->weight = policy_weight(p);
 	t->cpu = scx_bpf_task_cpu(p);
 	t->queued_at = now;
+	note_hint(p, t);
 	kind = enq_flags & SCX_ENQ_WAKEUP ? DELEGATE_WAKEUP
 	       : t->yielded		  ? DELEGATE_YIELD
 					  : DELEGATE_PREEMPTED;
@@ -910,8 +977,6 @@ POLICY_INIT()
  * DELEGATE_DEFINE - register a delegated policy
  * @__name: its name
  * @__desc: one line for `scx_run list`
- *
- * Define DELEGATE_WANTS_TICKS before this header is included to get CPU_TICK.
  */
 #define DELEGATE_DEFINE(__name, __desc)                                                           \
 	POLICY_DEFINE(                                                                            \

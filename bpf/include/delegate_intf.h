@@ -105,7 +105,12 @@ struct delegate_task {
 	u32 yielded;
 	char comm[16];
 	u64 affinity[DELEGATE_CPU_WORDS];
-	u64 unused2[7];
+	/* its hint (struct policy_hint) when it was last queued; 0 where it has none */
+	u64 deadline_ns;
+	u64 hint_slice_ns;
+	u32 class;
+	u32 unused;
+	u64 unused2[4];
 };
 
 /* Status word of a CPU, and its ring; 128 bytes. */
@@ -194,7 +199,9 @@ struct delegate_agent {
 	/* thread that decides; by the agent */
 	s32 tid;
 	u32 unused;
-	u64 unused2[5];
+	/* when the agent last gave a sign of life, or was rung, ns; by both */
+	u64 beat;
+	u64 unused2[4];
 	/* transactions done, by who holds @committing */
 	u64 txn_head;
 	/* somebody carries out transactions */

@@ -82,6 +82,30 @@ struct policy_task {
 	u64 charged_ns;
 };
 
+/* What matters most to a task. */
+enum policy_class {
+	/* nothing in particular */
+	POLICY_NORMAL,
+	/* to run soon after it wakes up */
+	POLICY_LATENCY,
+	/* to get much done: it can wait */
+	POLICY_BATCH,
+};
+
+/*
+ * What somebody who knows a task says of its needs (`scx_run hint`): the task storage
+ * map policy_hints. A policy may act on it or not. 0 means that nothing was said.
+ */
+struct policy_hint {
+	/* it should have run this long after it woke up, ns */
+	u64 deadline_ns;
+	/* how long it wants to run at a time, ns */
+	u64 slice_ns;
+	/* enum policy_class */
+	u32 class;
+	u32 unused;
+};
+
 /* One line of the census iterator: a runnable task that is not on a CPU. */
 struct census_entry {
 	s32 pid;

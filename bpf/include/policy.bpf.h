@@ -232,6 +232,20 @@ static __always_inline bool policy_charge(struct task_struct *p, u64 *ran)
 	return known;
 }
 
+/* --- Hints ------------------------------------------------------------------ */
+
+/**
+ * policy_hint - what was said of @p with `scx_run hint`
+ *
+ * A hint may come or go at any time, and is replaced as a whole: what this returns
+ * does not change, but is valid only until the op returns. Return: NULL if there
+ * is none.
+ */
+static __always_inline const struct policy_hint *policy_hint(struct task_struct *p)
+{
+	return bpf_task_storage_get(&policy_hints, p, NULL, 0);
+}
+
 /* --- Ops -------------------------------------------------------------------- */
 
 /**

@@ -22,4 +22,12 @@ struct {
 	__type(value, struct policy_task);
 } policy_tasks SEC(".maps");
 
+/* Written by scx_run only, which outlives a root that is attached again. */
+struct {
+	__uint(type, BPF_MAP_TYPE_TASK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, int);
+	__type(value, struct policy_hint);
+} policy_hints SEC(".maps");
+
 #endif /* __SHARED_MAPS_BPF_H */

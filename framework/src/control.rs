@@ -15,6 +15,7 @@ use anyhow::{Context, Result, bail};
 use crossbeam::channel::{Sender, bounded};
 use serde::{Deserialize, Serialize};
 
+use crate::hints::{HintRequest, Hinted};
 use crate::report::{Status, SwapReport};
 use crate::swap::Via;
 
@@ -43,6 +44,8 @@ pub enum Request {
     Status,
     /// Swap the policy.
     Swap(SwapRequest),
+    /// Give, take away or list hints.
+    Hint(HintRequest),
 }
 
 /// What is answered.
@@ -53,6 +56,8 @@ pub enum Response {
     Status(Box<Status>),
     /// To `Swap`, when it is complete.
     Swapped(Box<SwapReport>),
+    /// To `Hint`: the threads that have a hint, or had the one that is gone.
+    Hints(Vec<Hinted>),
     /// It did not work: one line that says why.
     Error(String),
 }

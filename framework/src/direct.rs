@@ -1,13 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! A policy attached by itself: the way to measure what the root costs, and to run what fits no slot.
 
+use std::os::fd::BorrowedFd;
+
 use anyhow::{Context, Result};
-use libbpf_rs::{Link, MapCore as _};
+use libbpf_rs::{Link, MapCore as _, MapHandle};
 use scx_utils::compat;
 
 use crate::agent::{Agent, AgentStatus};
 use crate::exit::ExitInfo;
-use crate::policy::{LoadedPolicy, OpenPolicy, PolicyInForce};
+use crate::hints::Hints;
+use crate::policy::{HINTS, LoadedPolicy, OpenPolicy, PolicyInForce};
 
 /// A policy that is its own root scheduler.
 pub struct Direct {
@@ -16,10 +19,16 @@ pub struct Direct {
 }
 
 impl Direct {
-    /// Verifies the policy. Nothing is attached yet.
-    pub fn load(policy: OpenPolicy, assignments: &[String], partial: bool, timeout_ms: u32) -> Result<Self> {
+    /// Verifies the policy. Nothing is attached yet. `hints` is the map with the hints that there are already.
+    pub fn load(
+        policy: OpenPolicy,
+        assignments: &[String],
+        partial: bool,
+        timeout_ms: u32,
+        hints: Option<BorrowedFd<'_>>,
+    ) -> Result<Self> {
         let flags = if partial { *compat::SCX_OPS_SWITCH_PARTIAL } else { 0 };
-        Ok(Direct { policy: policy.load_direct(assignments, flags, timeout_ms)?, link: None })
+        Ok(Direct { policy: policy.load_direct(assignments, flags, timeout_ms, hints)?, link: None })
     }
 
     /// Attaches the policy.
@@ -59,6 +68,15 @@ impl Direct {
     /// What the policy's agent has done, if it has one.
     pub fn agent_status(&self) -> Option<AgentStatus> {
         self.policy.agent().map(Agent::status)
+    }
+
+    /// The policy's map of hints. Whatever is not built on policy.bpf.h has none.
+    pub fn hints(&self) -> Result<Hints> {
+        let map = self.policy.object().maps().find(|map| map.name() == HINTS).with_context(|| {
+            let name = &self.in_force().name;
+            format!("{name} takes no hints: it is not built on policy.bpf.h, or on an older one")
+        })?;
+        Hints::of(MapHandle::try_from(&map))
     }
 
     /// What is in force.

@@ -12,6 +12,7 @@
 //! | [`swap`] | the swap protocol as a state machine, without a kernel |
 //! | [`engine`] | runs policies: drives swaps, measures, watches for trouble |
 //! | [`census`] | who waits, and for how long: finds lost tasks |
+//! | [`hints`] | what users say of the needs of tasks |
 //! | [`latency`] | latency of scheduling, for any scheduler |
 //! | [`exit`] | why the kernel threw a scheduler out, in plain words |
 //! | [`signals`] | being told to end |
@@ -26,6 +27,7 @@ pub mod engine;
 pub mod exit;
 mod globals;
 mod grace;
+pub mod hints;
 pub mod kernel;
 pub mod latency;
 mod libbpf_log;

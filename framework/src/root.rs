@@ -3,19 +3,20 @@
 
 use std::collections::BTreeSet;
 use std::mem::MaybeUninit;
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd as _, BorrowedFd};
 use std::ptr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
-use libbpf_rs::{Link, MapCore as _, MapFlags, Object, OpenObject, ProgramInput, skel::Skel as _};
+use libbpf_rs::{Link, MapCore as _, MapFlags, MapHandle, Object, OpenObject, ProgramInput, skel::Skel as _};
 use scx_utils::{compat, scx_ops_attach, scx_ops_load, scx_ops_open};
 
 use crate::agent::{Agent, AgentStatus};
 use crate::exit::ExitInfo;
 use crate::globals::{Globals, btf_of};
 use crate::grace;
+use crate::hints::Hints;
 use crate::intf;
 use crate::libbpf_log;
 use crate::policy::{
@@ -154,8 +155,8 @@ pub struct Root {
 unsafe impl Send for Root {}
 
 impl Root {
-    /// Loads the root scheduler. Nothing is attached yet.
-    pub fn load(options: RootOptions) -> Result<Self> {
+    /// Loads the root scheduler. Nothing is attached yet. `hints` is the map with the hints that there are already.
+    pub fn load(options: RootOptions, hints: Option<BorrowedFd<'_>>) -> Result<Self> {
         libbpf_log::take();
         // The skeleton borrows its storage for as long as it lives, and a root lives until it is replaced by
         // a reload or the process ends: a few hundred bytes are leaked for each.
@@ -181,6 +182,9 @@ impl Root {
             ops.flags |= *compat::SCX_OPS_KEEP_BUILTIN_IDLE;
         }
         leave_out_ops(ops, &options.ops);
+        if let Some(hints) = hints {
+            skel.maps.policy_hints.reuse_fd(hints).context("keeping the hints")?;
+        }
 
         let skel =
             scx_ops_load!(skel, root_ops, uei).map_err(|error| load_error("the root scheduler", &error))?;
@@ -251,6 +255,7 @@ impl Root {
         let maps = SharedMaps {
             shared: self.skel.maps.policy_shared.as_fd(),
             tasks: self.skel.maps.policy_tasks.as_fd(),
+            hints: self.skel.maps.policy_hints.as_fd(),
         };
         let loaded = policy.load_for_slot(assignments, self.next_epoch, maps)?;
         for (op, program) in loaded.ops() {
@@ -394,6 +399,11 @@ impl Root {
     /// How long the kernel took to verify the policy in a slot.
     pub fn verify_time(&self, slot: SlotId) -> Duration {
         self.slots[slot.index()].as_ref().map_or(Duration::ZERO, |policy| policy.verify)
+    }
+
+    /// The map of hints. It outlives the root if the next one is loaded with it.
+    pub fn hints(&self) -> Result<Hints> {
+        Hints::of(MapHandle::try_from(&self.skel.maps.policy_hints))
     }
 
     /// Descriptor of the census iterator's link.

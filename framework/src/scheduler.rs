@@ -2,12 +2,14 @@
 //! Who is attached: the root with policies in its slots, or a policy by itself.
 
 use std::collections::BTreeSet;
+use std::os::fd::AsFd as _;
 
 use anyhow::{Context, Result};
 
 use crate::direct::Direct;
 use crate::engine::Config;
 use crate::exit::ExitInfo;
+use crate::hints::Hints;
 use crate::policy::{Catalogue, Image, OpenPolicy, PolicyInForce};
 use crate::root::{NR_SLOTS, Root, RootOptions, ops_for};
 use crate::swap::SlotId;
@@ -19,10 +21,20 @@ pub(crate) enum Scheduler {
 }
 
 impl Scheduler {
-    /// Loads a scheduler with the policy in it: everything is verified, nothing attached.
-    pub fn load(config: &Config, policy: OpenPolicy, params: &[String], first_epoch: u64) -> Result<Self> {
+    /// Loads a scheduler with the policy in it: everything is verified, nothing attached. It takes over the epochs
+    /// and the hints of the one before it.
+    pub fn load(
+        config: &Config,
+        policy: OpenPolicy,
+        params: &[String],
+        before: Option<&Scheduler>,
+    ) -> Result<Self> {
+        // One that takes no hints has none to hand on.
+        let hints = before.and_then(|before| before.hints().ok());
+        let hints = hints.as_ref().map(|hints| hints.as_fd());
+        let first_epoch = before.map_or(1, Scheduler::next_epoch);
         if config.direct {
-            let direct = Direct::load(policy, params, config.partial, config.timeout_ms)?;
+            let direct = Direct::load(policy, params, config.partial, config.timeout_ms, hints)?;
             return Ok(Scheduler::Direct(Box::new(direct)));
         }
         let mut ops = ops_for(&policy.info().ops)?;
@@ -30,7 +42,7 @@ impl Scheduler {
         ops.extend(catalogue_ops(config.catalogue)?);
         let options =
             RootOptions { ops, partial: config.partial, timeout_ms: config.timeout_ms, first_epoch };
-        let mut root = Root::load(options)?;
+        let mut root = Root::load(options, hints)?;
         root.install(policy, params)?;
         Ok(Scheduler::Root(Box::new(root)))
     }
@@ -79,8 +91,16 @@ impl Scheduler {
         .context("no policy is in force")
     }
 
+    /// The map of hints.
+    pub fn hints(&self) -> Result<Hints> {
+        match self {
+            Scheduler::Root(root) => root.hints(),
+            Scheduler::Direct(direct) => direct.hints(),
+        }
+    }
+
     /// Epoch that the next policy has to get.
-    pub fn next_epoch(&self) -> u64 {
+    fn next_epoch(&self) -> u64 {
         match self {
             Scheduler::Root(root) => root.next_epoch(),
             Scheduler::Direct(_) => 1,

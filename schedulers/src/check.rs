@@ -14,7 +14,7 @@ pub fn check(policy: &str, json: bool) -> Result<ExitCode> {
     if let Some(trouble) = framework::doctor::first_trouble_for_loading() {
         bail!(trouble);
     }
-    let loaded = open.load_direct(&[], 0, 0)?;
+    let loaded = open.load_direct(&[], 0, 0, None)?;
     let programs = loaded.program_sizes();
     let verify_ms = loaded.verify.as_secs_f64() * 1e3;
     if json {

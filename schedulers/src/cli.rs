@@ -50,6 +50,12 @@ pub enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Say what tasks need (deadline, slice, class), for policies that act on it
+    ///
+    /// A hint is kept by the running scx_run: it stays when the policy is swapped and goes when the task dies or
+    /// scx_run ends. It replaces the task's former hint as a whole. --comm and --cgroup mean all threads that match
+    /// at this moment: those that come later, and children, have no hint.
+    Hint(HintArgs),
     /// The load that ./scripts/scx_run shows a policy with: CPU hogs, sleepers and message passing
     Demo {
         /// How long it lasts
@@ -137,6 +143,32 @@ pub struct SwapArgs {
     #[arg(long, value_parser = duration)]
     pub max_delay: Option<Duration>,
     /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct HintArgs {
+    /// The thread with this id; for the id of a process its first thread
+    #[arg(long, group = "whose", value_name = "PID")]
+    pub pid: Option<i32>,
+    /// All threads of this name, as they are now; of a long name the first 15 bytes count
+    #[arg(long, group = "whose", value_name = "NAME")]
+    pub comm: Option<String>,
+    /// All threads that are in this cgroup, or below it, now
+    #[arg(long, group = "whose", value_name = "PATH")]
+    pub cgroup: Option<String>,
+    /// The hint: deadline=5ms (to have run that long after a wakeup), slice=1ms (to run at a time),
+    /// class=latency|normal|batch
+    #[arg(value_name = "KEY=VALUE", conflicts_with_all = ["list", "clear"])]
+    pub hint: Vec<String>,
+    /// List the threads that have a hint
+    #[arg(long, conflicts_with = "clear")]
+    pub list: bool,
+    /// Take hints away: all, unless it is said whose
+    #[arg(long)]
+    pub clear: bool,
+    /// Print JSON: the threads that have a hint now, or had the one that is gone
     #[arg(long)]
     pub json: bool,
 }

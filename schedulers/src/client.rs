@@ -22,7 +22,7 @@ pub fn swap(args: &SwapArgs) -> Result<ExitCode> {
     let report = match control::call(&control::dir(), &request)? {
         Some(Response::Swapped(report)) => report,
         Some(Response::Error(message)) => bail!(message),
-        Some(Response::Status(_)) => bail!("the running scx_run answered another question"),
+        Some(_) => bail!("the running scx_run answered another question"),
         None => bail!("no scx_run is running; start one with: scx_run --policy {}", args.policy),
     };
     if args.json {
@@ -39,7 +39,7 @@ pub fn status(json: bool) -> Result<ExitCode> {
         Some(Response::Status(status)) if json => println!("{}", serde_json::to_string(&status)?),
         Some(Response::Status(status)) => print!("{}", render::status(&status)),
         Some(Response::Error(message)) => bail!(message),
-        Some(Response::Swapped(_)) => bail!("the running scx_run answered another question"),
+        Some(_) => bail!("the running scx_run answered another question"),
         None => {
             let kernel = KernelState::read();
             let left = control::read_run_file(&dir);

@@ -7,6 +7,7 @@ mod cli;
 mod client;
 mod demo;
 mod doctor;
+mod hint;
 mod list;
 mod output;
 mod render;
@@ -33,6 +34,7 @@ fn main() -> ExitCode {
         Some(Command::List { json }) => list::list(json),
         Some(Command::Check { policy, json }) => check::check(&policy, json),
         Some(Command::Doctor { json }) => doctor::doctor(json),
+        Some(Command::Hint(args)) => hint::hint(&args),
         Some(Command::Demo { seconds }) => demo::run(seconds),
         None => run::run(cli.run),
     };

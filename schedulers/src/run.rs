@@ -12,6 +12,7 @@ use crossbeam::channel::{Receiver, Sender, after, bounded, never, select, tick, 
 use framework::control::{self, Call, Request, Response, Server, SwapRequest};
 use framework::engine::{Config, Engine, Event};
 use framework::exit::ExitInfo;
+use framework::hints::{HintRequest, Hints};
 use framework::kernel::KernelState;
 use framework::report::SwapReport;
 use framework::root::{all_ops, ops_for};
@@ -196,6 +197,14 @@ impl Session<'_> {
                 }
                 outcome
             }
+            Request::Hint(request) => match self.engine.hints() {
+                Ok(hints) => {
+                    // It may have to look at every thread of the machine.
+                    thread::spawn(move || reply.send(hint(&hints, &request)));
+                    return;
+                }
+                Err(error) => Err(error),
+            },
         };
         if let Err(error) = outcome {
             let _ = reply.send(Response::Error(format!("{error:#}")));
@@ -238,6 +247,13 @@ impl Session<'_> {
         if let Some(load) = self.command.take() {
             load.stop();
         }
+    }
+}
+
+fn hint(hints: &Hints, request: &HintRequest) -> Response {
+    match hints.serve(request) {
+        Ok(hinted) => Response::Hints(hinted),
+        Err(error) => Response::Error(format!("{error:#}")),
     }
 }
 

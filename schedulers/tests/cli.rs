@@ -31,6 +31,30 @@ fn nobody_to_talk_to() {
 }
 
 #[test]
+fn hints_that_cannot_be() {
+    let me = &std::process::id().to_string();
+    refused(&["hint", "--pid", me, "deadline=5ms"], "no scx_run is running to take hints; start one with: ");
+    refused(&["hint", "--list"], "no scx_run is running to take hints");
+    refused(&["hint", "--clear"], "no scx_run is running to take hints");
+    refused(&["hint", "--pid", "2147483647", "deadline=5ms"], "there is no task with the id 2147483647");
+    refused(&["hint", "--comm", "nobody-at-all", "slice=1ms"], "no thread is called \"nobody-at-all\"");
+    refused(&["hint", "--cgroup", "/no/such", "slice=1ms"], "no thread is in a cgroup \"/no/such\"");
+    refused(
+        &["hint", "--pid", me, "deadline=soon"],
+        "deadline: \"soon\" is no duration, such as 30s or 500ms",
+    );
+    refused(&["hint", "--pid", me, "slice=5"], "slice=5 is out of range: 100us to 1s");
+    refused(&["hint", "--pid", me, "class=rt"], "there is no class \"rt\": use latency, normal or batch");
+    refused(&["hint", "--pid", me, "nice=5"], "there is no hint \"nice\": use deadline=5ms");
+    refused(&["hint", "--pid", me], "there is no hint to give: add deadline=5ms");
+    refused(&["hint", "deadline=5ms"], "whose hint is it? say --pid PID, --comm NAME or --cgroup PATH");
+    scx_run(&["hint", "--pid", "1", "--comm", "init", "slice=1ms"])
+        .failure()
+        .stderr(contains("cannot be used"));
+    scx_run(&["hint", "--help"]).success().stdout(contains("those that come later, and children"));
+}
+
+#[test]
 fn options_that_make_no_sense() {
     scx_run(&["--policy", "fifo", "--duration", "soon"]).failure().stderr(contains("is no duration"));
     scx_run(&["--policy", "fifo", "--swap-to", "vtime"]).failure().stderr(contains("NAME@TIME"));
@@ -57,7 +81,7 @@ fn list_describes_each_policy_and_parameter() {
 #[test]
 fn help_names_every_command() {
     let help = scx_run(&["--help"]).success();
-    for command in ["swap", "status", "list", "check", "doctor", "demo"] {
+    for command in ["swap", "status", "list", "check", "doctor", "hint", "demo"] {
         let text = String::from_utf8_lossy(&help.get_output().stdout).into_owned();
         assert!(text.contains(command), "{command}");
     }

@@ -57,6 +57,7 @@ impl Driver {
     /// Takes all news to the policy and writes what it decides.
     pub fn step(&mut self, now: u64) -> Progress {
         self.core.now = now;
+        self.core.shared.beat().store(now, Ordering::SeqCst);
         let mut news = self.resume();
         news |= self.reap();
         for cpu in 0..self.core.shared.nr_cpus() {

@@ -3,10 +3,11 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::shared::{CPU_WORDS, MAX_TASKS, MAX_TXNS, Shared, Txn};
 use super::{CpuId, TaskId};
+use crate::hints::{Class, Hint};
 use crate::intf;
 
 /// How long a CPU that was found offline is left alone, ns.
@@ -370,6 +371,21 @@ impl Task<'_> {
     /// When it was last queued for a decision, CLOCK_MONOTONIC ns.
     pub fn queued_at(&self) -> u64 {
         self.shared.task_queued_at(self.index).load(Ordering::Relaxed)
+    }
+
+    /// Its hint (`scx_run hint`), as it was when it was last queued.
+    pub fn hint(&self) -> Hint {
+        let said = |field: &AtomicU64| Some(field.load(Ordering::Relaxed)).filter(|value| *value != 0);
+        Hint {
+            deadline_ns: said(self.shared.task_deadline(self.index)),
+            slice_ns: said(self.shared.task_hint_slice(self.index)),
+            class: Class::of_raw(self.shared.task_class(self.index).load(Ordering::Relaxed)),
+        }
+    }
+
+    /// How long after it woke up it should have run, ns, if a hint says so.
+    pub fn deadline_ns(&self) -> Option<u64> {
+        self.hint().deadline_ns
     }
 
     /// Whether its affinity has this CPU.

@@ -28,12 +28,20 @@ mod thread;
 use std::collections::BTreeMap;
 
 pub use enclave::{Cpu, Enclave, Outcome, Refused, Task, Transaction};
+pub use shared::MAX_TASKS;
 pub use status::AgentStatus;
 pub(crate) use thread::{Agent, is_delegated, size_maps};
 
 /// A task, as long as it lives. The number is used again after its death.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TaskId(pub(crate) u32);
+
+impl TaskId {
+    /// The number, below [`MAX_TASKS`]: for what a policy keeps of each task in a table of its own.
+    pub fn index(self) -> usize {
+        self.0 as usize % MAX_TASKS
+    }
+}
 
 /// Number of a CPU.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -229,6 +229,18 @@ impl Shared {
         atomic!(AtomicU64, self.tasks.at(task as usize), affinity[word])
     }
 
+    pub fn task_deadline(&self, task: u32) -> &AtomicU64 {
+        atomic!(AtomicU64, self.tasks.at(task as usize), deadline_ns)
+    }
+
+    pub fn task_hint_slice(&self, task: u32) -> &AtomicU64 {
+        atomic!(AtomicU64, self.tasks.at(task as usize), hint_slice_ns)
+    }
+
+    pub fn task_class(&self, task: u32) -> &AtomicU32 {
+        atomic!(AtomicU32, self.tasks.at(task as usize), class)
+    }
+
     /// The task's name, NUL-padded, in two words.
     pub fn task_comm(&self, task: u32) -> [u8; 16] {
         let mut comm = [0; 16];
@@ -277,6 +289,10 @@ impl Shared {
 
     pub fn sleeping(&self) -> &AtomicU32 {
         atomic!(AtomicU32, self.agent.at(0), sleeping)
+    }
+
+    pub fn beat(&self) -> &AtomicU64 {
+        atomic!(AtomicU64, self.agent.at(0), beat)
     }
 
     pub fn present(&self) -> &AtomicU32 {

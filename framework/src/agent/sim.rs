@@ -13,6 +13,7 @@ use super::driver::Driver;
 use super::shared::{Message, Shared, Txn, seq_of, state_of};
 use super::status::Meters;
 use super::{AgentStatus, CpuId, Policy, TaskId};
+use crate::hints::Hint;
 use crate::intf;
 
 const RING: usize = 1024;
@@ -25,6 +26,13 @@ struct Thread {
     runtime: u64,
     cpu: usize,
     alive: bool,
+    hint: Hint,
+}
+
+impl Thread {
+    fn new(affinity: u64, alive: bool) -> Self {
+        Thread { affinity, slice_left: 0, runtime: 0, cpu: 0, alive, hint: Hint::default() }
+    }
 }
 
 /// A simulated kernel with a policy.
@@ -54,7 +62,7 @@ impl Kernel {
             shared,
             driver,
             // Index 0 is nobody.
-            tasks: vec![Thread { affinity: 0, slice_left: 0, runtime: 0, cpu: 0, alive: false }],
+            tasks: vec![Thread::new(0, false)],
             cpus: vec![VecDeque::new(); cpus],
             online: vec![true; cpus],
             history: Vec::new(),
@@ -67,7 +75,7 @@ impl Kernel {
     /// A new task, which sleeps, and may run on the CPUs of a mask. Its pid is 1000 more than its number.
     pub fn spawn(&mut self, affinity: u64) -> TaskId {
         let index = self.tasks.len() as u32;
-        self.tasks.push(Thread { affinity, slice_left: 0, runtime: 0, cpu: 0, alive: true });
+        self.tasks.push(Thread::new(affinity, true));
         self.shared.task_pid(index).store(1000 + index as i32, Ordering::Relaxed);
         self.shared.task_tgid(index).store(1000 + index as i32, Ordering::Relaxed);
         self.shared.task_weight(index).store(100, Ordering::Relaxed);
@@ -95,6 +103,11 @@ impl Kernel {
     pub fn yield_(&mut self, task: TaskId) {
         self.take_off(task);
         self.queue(task, intf::delegate_kind_DELEGATE_YIELD);
+    }
+
+    /// A task gets another hint. The policy sees it when the task is queued next.
+    pub fn set_hint(&mut self, task: TaskId, hint: Hint) {
+        self.tasks[task.0 as usize].hint = hint;
     }
 
     /// A task dies.
@@ -230,6 +243,10 @@ impl Kernel {
     }
 
     fn queue(&mut self, task: TaskId, kind: u32) {
+        let hint = self.tasks[task.0 as usize].hint;
+        self.shared.task_deadline(task.0).store(hint.deadline_ns.unwrap_or(0), Ordering::Relaxed);
+        self.shared.task_hint_slice(task.0).store(hint.slice_ns.unwrap_or(0), Ordering::Relaxed);
+        self.shared.task_class(task.0).store(hint.class.raw(), Ordering::Relaxed);
         self.shared.task_queued_at(task.0).store(self.now, Ordering::Relaxed);
         self.set_word(task.0, intf::delegate_state_DELEGATE_QUEUED);
         self.post(kind, task);

@@ -206,6 +206,8 @@ impl Worker {
             let progress = self.work();
             if progress == Progress::default() && self.prepare_to_sleep() {
                 self.sleep(bell.epoll_fd(), self.driver.timer());
+                // First that it is alive: awake and silent for long would be taken for stuck.
+                self.shared.beat().store(monotonic_ns(), Ordering::SeqCst);
                 self.shared.sleeping().store(0, Ordering::SeqCst);
                 let _ = bell.consume();
             }

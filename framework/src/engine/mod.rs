@@ -18,6 +18,7 @@ use crossbeam::channel::Sender;
 use crate::control::SwapRequest;
 use crate::doctor;
 use crate::exit::ExitInfo;
+use crate::hints::Hints;
 use crate::kernel::KernelState;
 use crate::latency::{LatencyMeter, Per, Sample};
 use crate::policy::{Catalogue, Image, PolicyInForce};
@@ -148,7 +149,7 @@ impl Engine {
             bail!(trouble);
         }
         let name = policy.info().name.clone();
-        let scheduler = Scheduler::load(&config, policy, params, 1)?;
+        let scheduler = Scheduler::load(&config, policy, params, None)?;
         Ok(Prepared { config, scheduler, name })
     }
 
@@ -240,7 +241,7 @@ impl Engine {
         };
         let policy = Image::find(self.config.catalogue, &origin)?.open()?;
         self.scheduler.detach()?;
-        self.scheduler = Scheduler::load(&self.config, policy, &params, self.scheduler.next_epoch())?;
+        self.scheduler = Scheduler::load(&self.config, policy, &params, Some(&self.scheduler))?;
         self.scheduler.activate()?;
         self.discard_window()?;
         self.open_run()
@@ -265,6 +266,11 @@ impl Engine {
     /// Number of swaps done.
     pub fn nr_swaps(&self) -> u64 {
         self.nr_swaps
+    }
+
+    /// The hints that policies see.
+    pub fn hints(&self) -> Result<Hints> {
+        self.scheduler.hints()
     }
 
     /// The present state.

@@ -20,7 +20,7 @@ impl Engine {
         let policy = Image::find(self.config.catalogue, &request.policy)?.open()?;
         let to = policy.info().name.clone();
         let start = Instant::now();
-        let mut next = Scheduler::load(&self.config, policy, &request.params, self.scheduler.next_epoch())?;
+        let mut next = Scheduler::load(&self.config, policy, &request.params, Some(&self.scheduler))?;
         let mut report = SwapReport {
             verify_ms: start.elapsed().as_secs_f64() * 1e3,
             window_ms: request.window_ms as f64,

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::agent;
 
-pub(crate) use object::{DUMP_LEN, load_error, program_fd};
+pub(crate) use object::{DUMP_LEN, HINTS, load_error, program_fd};
 pub use object::{LoadError, LoadedPolicy, OpenPolicy, SharedMaps};
 pub use params::{ParamSpec, ParamValue};
 pub(crate) use struct_ops::StructOps;

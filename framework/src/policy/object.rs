@@ -24,6 +24,8 @@ use crate::libbpf_log;
 const SDK_OPS: &str = "policy_ops_";
 /// The program that creates a policy's queues when it goes into a slot.
 const PREPARE: &str = "policy_prepare";
+/// The map of hints.
+pub(crate) const HINTS: &str = "policy_hints";
 /// fentry program that scx's headers add; only schedulers built with their macros attach it.
 const SCX_PROBE: &str = "scx_lib_init_probe";
 
@@ -37,6 +39,8 @@ pub struct SharedMaps<'a> {
     pub shared: BorrowedFd<'a>,
     /// The map `policy_tasks`.
     pub tasks: BorrowedFd<'a>,
+    /// The map `policy_hints`.
+    pub hints: BorrowedFd<'a>,
 }
 
 /// A policy that has been opened but not loaded.
@@ -122,6 +126,7 @@ impl OpenPolicy {
             let fd = match map.name().to_str() {
                 Some("policy_shared") => maps.shared,
                 Some("policy_tasks") => maps.tasks,
+                Some(HINTS) => maps.hints,
                 _ => continue,
             };
             map.reuse_fd(fd).context("the policy's shared maps do not fit this framework's: rebuild it")?;
@@ -131,13 +136,19 @@ impl OpenPolicy {
 
     /// Loads the policy to be attached by itself.
     ///
-    /// `flags` are added to `sched_ext_ops.flags`; a `timeout_ms` of 0 leaves the kernel's default.
+    /// `flags` are added to `sched_ext_ops.flags`; a `timeout_ms` of 0 leaves the kernel's default. `hints` is the
+    /// map with the hints that there are already.
     pub fn load_direct(
         mut self,
         assignments: &[String],
         flags: u64,
         timeout_ms: u32,
+        hints: Option<BorrowedFd<'_>>,
     ) -> Result<LoadedPolicy> {
+        if let (Some(fd), Some(mut map)) = (hints, self.object.maps_mut().find(|map| map.name() == HINTS)) {
+            map.reuse_fd(fd)
+                .context("the policy's map of hints does not fit this framework's: rebuild it")?;
+        }
         let flags = self.info.flags | flags;
         self.ops.set_number(&mut self.object, "flags", 8, flags)?;
         if timeout_ms > 0 {

@@ -59,6 +59,21 @@ fn loads_run_to_their_end_under_an_agent() {
 
 #[test]
 #[ignore = "needs sched_ext: scripts/test runs it in a VM"]
+fn an_agent_that_answers_may_let_tasks_wait() {
+    // 24 slices of 100 ms on four CPUs: a task waits for half a second and more, in order.
+    let params = ["slice_us=100000", "agent_timeout_us=300000", "max_wait_us=20000000"];
+    let params = params.iter().flat_map(|param| ["--param", param]);
+    let args: Vec<_> = ["--policy", "agent_fifo", "--stats", "0"].into_iter().chain(params).collect();
+    let running = Running::start(&args);
+    to_the_end("stress-ng", &["--cpu", "24", "--timeout", "6s"]);
+    let after = agent();
+    assert_eq!((after.overdue, after.silences), (0, 0), "{after:?}");
+    assert_accounted_for();
+    assert!(running.stop().0.success());
+}
+
+#[test]
+#[ignore = "needs sched_ext: scripts/test runs it in a VM"]
 fn tasks_run_on_while_the_agent_is_stopped() {
     let running = Running::start(&["--policy", "agent_fifo", "--stats", "0"]);
     let mut load = Threads::new();

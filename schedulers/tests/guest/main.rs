@@ -6,6 +6,7 @@ mod support;
 
 mod agents;
 mod faults;
+mod hints;
 mod policies;
 mod smoke;
 mod swaps;

@@ -1,0 +1,338 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! Hints: what somebody who knows a task says of its needs, for policies to act on.
+//!
+//! They lie in a task storage map, `policy_hints`, that belongs to the root and that all policies may read
+//! (`policy_hint()` in `bpf/include/policy.bpf.h`). So they outlive a policy and die with the task. They are not
+//! inherited. The map's key is a pidfd: it names one task for good, however often its number is used again.
+
+use std::fs;
+use std::mem::offset_of;
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+use libbpf_rs::{ErrorKind, MapCore as _, MapFlags, MapHandle};
+use serde::{Deserialize, Serialize};
+
+use crate::intf::{self, policy_hint};
+
+/// Bytes of a task's name that the kernel keeps.
+const COMM_LEN: usize = 15;
+/// Where cgroups are mounted, which is not part of a cgroup's name.
+const CGROUP_ROOT: &str = "/sys/fs/cgroup";
+
+/// What matters most to a task.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Class {
+    /// Nothing in particular.
+    #[default]
+    Normal,
+    /// To run soon after it wakes up.
+    Latency,
+    /// To get much done: it can wait.
+    Batch,
+}
+
+impl Class {
+    pub(crate) fn raw(self) -> u32 {
+        match self {
+            Class::Normal => intf::policy_class_POLICY_NORMAL,
+            Class::Latency => intf::policy_class_POLICY_LATENCY,
+            Class::Batch => intf::policy_class_POLICY_BATCH,
+        }
+    }
+
+    pub(crate) fn of_raw(raw: u32) -> Self {
+        match raw {
+            intf::policy_class_POLICY_LATENCY => Class::Latency,
+            intf::policy_class_POLICY_BATCH => Class::Batch,
+            _ => Class::Normal,
+        }
+    }
+}
+
+/// A hint. What is not said is `None`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hint {
+    /// It should have run this long after it woke up, ns.
+    pub deadline_ns: Option<u64>,
+    /// How long it wants to run at a time, ns.
+    pub slice_ns: Option<u64>,
+    /// What matters most to it.
+    pub class: Class,
+}
+
+impl Hint {
+    /// As `struct policy_hint` lies in memory.
+    fn to_bytes(self) -> [u8; size_of::<policy_hint>()] {
+        let mut bytes = [0; size_of::<policy_hint>()];
+        let mut put = |at: usize, value: &[u8]| bytes[at..at + value.len()].copy_from_slice(value);
+        put(offset_of!(policy_hint, deadline_ns), &self.deadline_ns.unwrap_or(0).to_ne_bytes());
+        put(offset_of!(policy_hint, slice_ns), &self.slice_ns.unwrap_or(0).to_ne_bytes());
+        put(offset_of!(policy_hint, class), &self.class.raw().to_ne_bytes());
+        bytes
+    }
+
+    fn of_bytes(bytes: &[u8]) -> Option<Self> {
+        let word = |at| Some(u64::from_ne_bytes(*bytes.get(at..)?.first_chunk()?));
+        let class = u32::from_ne_bytes(*bytes.get(offset_of!(policy_hint, class)..)?.first_chunk()?);
+        let said = |value| (value != 0).then_some(value);
+        Some(Hint {
+            deadline_ns: said(word(offset_of!(policy_hint, deadline_ns))?),
+            slice_ns: said(word(offset_of!(policy_hint, slice_ns))?),
+            class: Class::of_raw(class),
+        })
+    }
+}
+
+/// Whose hint.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Target {
+    /// The thread with this id.
+    Pid(i32),
+    /// Threads of this name.
+    Comm(String),
+    /// Threads in this cgroup and those below it.
+    Cgroup(String),
+    /// All.
+    All,
+}
+
+/// What to do.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Action {
+    /// Give this hint, in place of the one it has.
+    Set(Hint),
+    /// Take the hint away.
+    Clear,
+    /// Only look.
+    List,
+}
+
+/// What `scx_run hint` asks.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HintRequest {
+    /// Whose.
+    pub target: Target,
+    /// What.
+    pub action: Action,
+}
+
+/// A thread with a hint.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hinted {
+    /// Thread id.
+    pub pid: i32,
+    /// Process id.
+    pub tgid: i32,
+    /// Its name.
+    pub comm: String,
+    /// Its hint; after [`Action::Clear`] the one that it had.
+    #[serde(flatten)]
+    pub hint: Hint,
+}
+
+/// A live thread, held fast.
+struct Thread {
+    fd: OwnedFd,
+    pid: i32,
+    tgid: i32,
+    comm: String,
+}
+
+impl Thread {
+    /// `None` if there is none.
+    fn open(pid: i32) -> Option<Self> {
+        // SAFETY: plain integers.
+        let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, libc::PIDFD_THREAD) };
+        let fd = i32::try_from(fd).ok().filter(|fd| *fd >= 0)?;
+        // SAFETY: the descriptor is new, and nobody else's.
+        let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+        // What is read from here on may be of another thread with the same number, but then this one is dead, and
+        // whatever is done with its descriptor fails.
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+        let tgid = status.lines().find_map(|line| line.strip_prefix("Tgid:"))?.trim().parse().ok()?;
+        let comm = fs::read_to_string(format!("/proc/{pid}/comm")).ok()?.trim_end_matches('\n').to_owned();
+        Some(Thread { fd, pid, tgid, comm })
+    }
+
+    fn is(&self, target: &Target) -> bool {
+        match target {
+            Target::Pid(pid) => self.pid == *pid,
+            Target::Comm(name) => {
+                let name = name.as_bytes();
+                self.comm.as_bytes() == &name[..name.len().min(COMM_LEN)]
+            }
+            Target::Cgroup(wanted) => {
+                let path = format!("/proc/{}/cgroup", self.pid);
+                fs::read_to_string(path).is_ok_and(|text| in_cgroup(&text, wanted))
+            }
+            Target::All => true,
+        }
+    }
+
+    fn with(self, hint: Hint) -> Hinted {
+        Hinted { pid: self.pid, tgid: self.tgid, comm: self.comm, hint }
+    }
+}
+
+/// Whether /proc/PID/cgroup says that a task is in a cgroup or below it.
+fn in_cgroup(text: &str, wanted: &str) -> bool {
+    let wanted = wanted.strip_prefix(CGROUP_ROOT).unwrap_or(wanted);
+    let wanted = Path::new("/").join(wanted.trim_start_matches('/'));
+    text.lines()
+        .filter_map(|line| line.strip_prefix("0::"))
+        .any(|cgroup| Path::new(cgroup).starts_with(&wanted))
+}
+
+/// Numbers in the names of a directory's entries.
+fn numbers(dir: &str) -> Vec<i32> {
+    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
+}
+
+impl Target {
+    /// Does something with each live thread that this means.
+    fn each(&self, mut f: impl FnMut(Thread) -> Result<()>) -> Result<()> {
+        let mut visit = |pid| match Thread::open(pid) {
+            Some(thread) if thread.is(self) => f(thread),
+            _ => Ok(()),
+        };
+        if let Target::Pid(pid) = self {
+            return visit(*pid);
+        }
+        for process in numbers("/proc") {
+            for thread in numbers(&format!("/proc/{process}/task")) {
+                visit(thread)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Fails if it means nobody.
+    pub fn check(&self) -> Result<()> {
+        let mut found = false;
+        self.each(|_| {
+            found = true;
+            Ok(())
+        })?;
+        if found { Ok(()) } else { bail!(self.nobody()) }
+    }
+
+    /// What to say if it means nobody.
+    fn nobody(&self) -> String {
+        match self {
+            Target::Pid(pid) => format!("there is no task with the id {pid}; `ps -eLf` lists them (LWP)"),
+            Target::Comm(name) => {
+                format!("no thread is called {name:?}; `ps -eLo lwp,comm` lists the names of threads")
+            }
+            Target::Cgroup(path) => {
+                format!("no thread is in a cgroup {path:?}; /proc/PID/cgroup has the cgroup of a task")
+            }
+            Target::All => "there are no tasks".into(),
+        }
+    }
+}
+
+/// The hints that there are: the map `policy_hints`.
+pub struct Hints(MapHandle);
+
+impl Hints {
+    pub(crate) fn of(map: libbpf_rs::Result<MapHandle>) -> Result<Self> {
+        Ok(Hints(map.context("cannot duplicate the descriptor of the hints")?))
+    }
+
+    /// Does what is asked. Returns the threads that have, or had, a hint.
+    ///
+    /// Opens every thread of the machine unless it is asked for one: not for a thread that has to be quick.
+    pub fn serve(&self, request: &HintRequest) -> Result<Vec<Hinted>> {
+        let mut hinted = Vec::new();
+        request.target.each(|thread| {
+            let key = thread.fd.as_raw_fd().to_ne_bytes();
+            let hint = match request.action {
+                Action::Set(hint) => self.set(&key, hint, thread.pid)?,
+                // Whoever is dead meanwhile has none.
+                Action::Clear => self.get(&key).filter(|_| self.0.delete(&key).is_ok()),
+                Action::List => self.get(&key),
+            };
+            hinted.extend(hint.map(|hint| thread.with(hint)));
+            Ok(())
+        })?;
+        if hinted.is_empty() && matches!(request.action, Action::Set(_)) {
+            bail!(request.target.nobody());
+        }
+        Ok(hinted)
+    }
+
+    /// `None` if the thread has died meanwhile.
+    fn set(&self, key: &[u8], hint: Hint, pid: i32) -> Result<Option<Hint>> {
+        match self.0.update(key, &hint.to_bytes(), MapFlags::ANY) {
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            outcome => {
+                outcome.with_context(|| format!("the kernel takes no hint for task {pid}"))?;
+                Ok(Some(hint))
+            }
+        }
+    }
+
+    fn get(&self, key: &[u8]) -> Option<Hint> {
+        Hint::of_bytes(&self.0.lookup(key, MapFlags::ANY).ok()??)
+    }
+}
+
+impl AsFd for Hints {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hints_are_laid_out_as_bpf_reads_them() {
+        let hint = Hint { deadline_ns: Some(5_000_000), slice_ns: None, class: Class::Latency };
+        let bytes = hint.to_bytes();
+        assert_eq!(bytes[..8], 5_000_000u64.to_ne_bytes());
+        assert_eq!((bytes.len(), Hint::of_bytes(&bytes)), (24, Some(hint)));
+        assert_eq!(Hint::of_bytes(&bytes[..20]), Some(hint));
+        assert_eq!(Hint::of_bytes(&bytes[..19]), None);
+    }
+
+    #[test]
+    fn cgroups_match_with_all_below_them() {
+        let text = "1:net_cls:/\n0::/system.slice/ssh.service\n";
+        for cgroup in [
+            "/",
+            "/system.slice",
+            "system.slice/ssh.service",
+            "/sys/fs/cgroup/system.slice/",
+            "/sys/fs/cgroup",
+        ] {
+            assert!(in_cgroup(text, cgroup), "{cgroup}");
+        }
+        for cgroup in ["/system", "/system.slice/ssh", "/user.slice"] {
+            assert!(!in_cgroup(text, cgroup), "{cgroup}");
+        }
+    }
+
+    #[test]
+    fn threads_are_found_by_id_and_name() {
+        let (sender, receiver) = std::sync::mpsc::channel::<()>();
+        let name = "a-rather-long-name";
+        let thread = std::thread::Builder::new().name(name.into()).spawn(move || receiver.recv()).unwrap();
+        Target::Comm(name.into()).check().unwrap();
+        Target::Pid(std::process::id() as i32).check().unwrap();
+        drop(sender);
+        thread.join().unwrap().unwrap_err();
+        for nobody in
+            [Target::Comm("nobody-at-all".into()), Target::Pid(0), Target::Cgroup("/no/such".into())]
+        {
+            assert!(nobody.check().is_err(), "{nobody:?}");
+        }
+    }
+}
