@@ -140,7 +140,7 @@ pub struct ScaleArgs {
     /// Numbers of virtual CPUs
     #[arg(long, value_delimiter = ',', default_value = "1,2,4,8,16,32,64", value_parser = clap::value_parser!(u32).range(1..=512))]
     pub cpus: Vec<u32>,
-    /// Workloads; their threads grow with the CPUs
+    /// Workloads; their threads grow with the CPUs (deterministic: pinned up to 32 CPUs)
     #[arg(long, value_delimiter = ',', default_value = "pipes,pinned", value_name = "NAME,...")]
     pub workloads: Vec<String>,
     /// Seeds

@@ -20,7 +20,7 @@ use crate::programs::{built_in_policies, find_program, scx_run};
 use crate::report;
 use crate::session::Session;
 use crate::swapping;
-use crate::workload;
+use crate::workload::{self, pipes::PINNED_UP_TO};
 
 /// Exit code when a report is worse than the one it was compared with.
 const WORSE: u8 = 4;
@@ -94,11 +94,15 @@ pub fn scale(args: ScaleArgs) -> Result<ExitCode> {
         files: files(&matrix),
         ..Wishes::default()
     })?;
-    let mut jobs = Vec::new();
+    let (mut jobs, mut cells) = (Vec::new(), 0);
     for cpus in &args.cpus {
+        let matrix = if args.throughput { matrix.clone() } else { matrix.within_reach(*cpus) };
         jobs.extend(matrix.jobs(&place.with_cpus(*cpus))?);
+        cells += matrix.cells();
     }
-    let cells = matrix.cells() * args.cpus.len() as u64;
+    if cells == 0 {
+        bail!("pinned takes for ever on more than {PINNED_UP_TO} CPUs in deterministic mode; ask for fewer");
+    }
     session(Kind::Scale, &args.common, &place, &why, &matrix, cells).run(jobs)
 }
 

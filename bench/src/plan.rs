@@ -9,7 +9,7 @@ use crate::job::{Job, NamedCommand, Task};
 use crate::machine::deterministic_spins_per_us;
 use crate::model::{Mode, WorkloadSpec};
 use crate::place::Place;
-use crate::workload;
+use crate::workload::{self, pipes};
 
 /// What all contenders are called in a deterministic machine. The length of a name moves what is in memory, and with
 /// it the figures: a contender would differ from itself under another name.
@@ -72,6 +72,16 @@ impl Matrix {
         (workloads * self.contenders.len()) as u64 * u64::from(self.runs)
     }
 
+    /// What of it a deterministic machine with so many CPUs can do in a reasonable time.
+    pub fn within_reach(&self, cpus: u32) -> Self {
+        let mut matrix = self.clone();
+        if cpus > pipes::PINNED_UP_TO {
+            matrix.families.iter_mut().for_each(|family| family.retain(|name| name != pipes::PINNED));
+            matrix.families.retain(|family| !family.is_empty());
+        }
+        matrix
+    }
+
     /// The jobs: one that does all in turns, or in deterministic mode a fresh machine for each contender, family
     /// and seed. There nothing drifts, and each begins in exactly the same state.
     pub fn jobs(&self, place: &Place) -> Result<Vec<Placed>> {
@@ -113,6 +123,20 @@ fn named_command(contender: &Contender) -> Result<NamedCommand> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_would_take_for_ever_is_left_out() {
+        let matrix = Matrix {
+            contenders: Vec::new(),
+            families: families(&["pipes".into(), "pinned".into()]).unwrap(),
+            runs: 1,
+            seed: 1,
+            seconds: 1.0,
+            probes: true,
+        };
+        assert_eq!(matrix.within_reach(32).families, [["pipes", "pinned"]]);
+        assert_eq!(matrix.within_reach(64).families, [["pipes"]]);
+    }
 
     #[test]
     fn families_keep_together_and_in_order() {

@@ -15,7 +15,7 @@ mod mixed;
 mod perf;
 mod pingpong;
 mod pipe;
-mod pipes;
+pub mod pipes;
 mod results;
 mod schbench;
 mod server;

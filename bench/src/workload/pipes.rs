@@ -11,7 +11,12 @@ use super::{Context, PhaseCell, Workload, value};
 use crate::model::{Better, Measured, WorkloadSpec};
 
 /// Pairs on each CPU where they may not leave it: most wait for that CPU and no other.
-const PINNED_PAIRS: u32 = 4;
+const PINNED_PAIRS: u32 = 8;
+/// Name of the workload in which they may not.
+pub const PINNED: &str = "pinned";
+/// Most CPUs for that in deterministic mode: the emulator runs one after the other until it waits for something, and
+/// with more that are never idle, a sleep of a second takes a minute.
+pub const PINNED_UP_TO: u32 = 32;
 /// Descriptors that a pair keeps open.
 const FILES_OF_A_PAIR: u64 = 4;
 /// Descriptors for everything else.
@@ -29,7 +34,7 @@ impl Workload for Pipes {
     fn spec(&self) -> WorkloadSpec {
         let (name, pairs) = match self {
             Pipes::Free => ("pipes", "a pair of threads a CPU passes".to_owned()),
-            Pipes::Pinned => ("pinned", format!("{PINNED_PAIRS} pairs of threads a CPU, kept to it, pass")),
+            Pipes::Pinned => (PINNED, format!("{PINNED_PAIRS} pairs of threads a CPU, kept to it, pass")),
         };
         WorkloadSpec {
             name: name.into(),
