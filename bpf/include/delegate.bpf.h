@@ -758,6 +758,14 @@ void BPF_STRUCT_OPS(delegate_enqueue, struct task_struct *p, u64 enq_flags)
 	}
 	if (policy_enqueue_first(p, enq_flags))
 		return;
+	if (p->flags & PF_KTHREAD) {
+		/*
+		 * The agent may wait for this one: khugepaged and kcompactd hold locks that
+		 * its page faults take. It must not wait for the agent in turn.
+		 */
+		scx_bpf_dsq_insert(p, SCX_DSQ_LOCAL, SCX_SLICE_DFL, enq_flags);
+		return;
+	}
 	if (!agent)
 		return fall_back(p, enq_flags);
 

@@ -271,6 +271,9 @@ fn carry_out(program: &OwnedFd) {
 fn lock_memory() {
     // SAFETY: plain integers.
     unsafe { libc::mlockall(libc::MCL_CURRENT | libc::MCL_FUTURE) };
+    // khugepaged takes even locked pages away while it makes a huge page of them.
+    // SAFETY: plain integers.
+    unsafe { libc::prctl(libc::PR_SET_THP_DISABLE, 1, 0, 0, 0) };
 }
 
 fn map_fd(object: &Object, name: &str) -> Result<RawFd> {
