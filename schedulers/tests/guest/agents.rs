@@ -128,7 +128,7 @@ fn a_ring_that_is_too_small_loses_no_task() {
 #[test]
 #[ignore = "needs sched_ext: scripts/test runs it in a VM"]
 fn swaps_between_a_kernel_s_policy_and_an_agent_s_lose_nobody() {
-    let swaps: usize = std::env::var("SCX_TEST_SWAPS").map_or(30, |number| number.parse().unwrap());
+    let swaps: usize = std::env::var("SCX_TEST_SWAPS").map_or(20, |number| number.parse().unwrap());
     let running = Running::start(&["--policy", "vtime", "--stats", "0", "--no-latency"]);
     let mut stress =
         Background::start("stress-ng", &["--switch", "4", "--cpu", "2", "--fork", "1", "--timeout", "1h"]);

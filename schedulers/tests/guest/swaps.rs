@@ -51,7 +51,7 @@ fn witnesses() -> Threads {
 
 /// Under this load an emulated machine does about one swap a second: `scripts/test --soak` asks for a thousand.
 fn number_of_swaps() -> usize {
-    std::env::var("SCX_TEST_SWAPS").map_or(60, |number| number.parse().unwrap())
+    std::env::var("SCX_TEST_SWAPS").map_or(40, |number| number.parse().unwrap())
 }
 
 #[test]
