@@ -91,7 +91,7 @@ impl Transaction {
 
 /// What became of a transaction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outcome {
+pub(super) enum Outcome {
     /// The task is on this CPU, or next there.
     Committed(CpuId),
     /// It was not carried out.

@@ -27,7 +27,7 @@ mod thread;
 
 use std::collections::BTreeMap;
 
-pub use enclave::{Cpu, Enclave, Outcome, Refused, Task, Transaction};
+pub use enclave::{Cpu, Enclave, Refused, Task, Transaction};
 pub use shared::MAX_TASKS;
 pub use status::AgentStatus;
 pub(crate) use thread::{Agent, is_delegated, size_maps};

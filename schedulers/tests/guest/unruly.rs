@@ -74,20 +74,25 @@ impl Policy for Unruly {
             let forbidden = enclave.cpus().find(|cpu| !allowed(cpu));
             // All that wait are given to the CPUs at once: these always have something to run.
             let given = |cpu: &CpuId| enclave.cpu(*cpu).given;
-            let Some(right) = enclave.cpus().filter(allowed).min_by_key(given) else { continue };
-            let right = Transaction::run(task, right).slice(1_000_000);
+            let Some(cpu) = enclave.cpus().filter(allowed).min_by_key(given) else { continue };
+            // Without wrong ones, every other leaves the CPU to BPF.
+            let right = if self.wrong || enclave.seq(task).is_multiple_of(2) {
+                Transaction::run(task, cpu)
+            } else {
+                Transaction::run_on_any(task, enclave.cpus())
+            };
+            let right = right.slice(1_000_000);
             if self.wrong {
-                self.do_wrong(enclave, task, right.cpu().unwrap());
+                self.do_wrong(enclave, task, cpu);
                 // A CPU that there is not, one that it may not use, and a right one with it in a group: of these
                 // one comes after another refusal, since a task is decided on once at a time.
                 let wrong = match (enclave.seq(task) % 4, forbidden) {
                     (0, _) => Transaction::run(task, CpuId(4000)),
-                    (1, Some(cpu)) => Transaction::run(task, cpu),
-                    (2, Some(cpu)) if !self.queue.is_empty() => {
+                    (1, Some(forbidden)) => Transaction::run(task, forbidden),
+                    (2, Some(forbidden)) if !self.queue.is_empty() => {
                         let other = self.queue[0];
                         if enclave.waits(other) && other != task {
-                            let group =
-                                [Transaction::run(other, right.cpu().unwrap()), Transaction::run(task, cpu)];
+                            let group = [Transaction::run(other, cpu), Transaction::run(task, forbidden)];
                             let _ = enclave.submit_group(&group);
                             continue;
                         }
