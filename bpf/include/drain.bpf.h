@@ -30,7 +30,7 @@ static __always_inline void push_tasks(u64 dsq)
 		/* Affinity cannot change without the task leaving its queue, and then it is not
 		 * moved. */
 		if (cpu < scx_bpf_nr_cpu_ids() &&
-		    scx_bpf_dsq_move(BPF_FOR_EACH_ITER, p, SCX_DSQ_LOCAL_ON | cpu, SCX_ENQ_HEAD))
+		    scx_bpf_dsq_move(BPF_FOR_EACH_ITER, p, SCX_DSQ_LOCAL_ON | cpu, 0))
 			__sync_fetch_and_add(&nr_drained, 1);
 	}
 }

@@ -19,7 +19,7 @@ use crate::scheduler::Scheduler;
 use crate::swap::SlotId;
 
 /// How long dispatching CPUs get to empty a retired slot before the engine lends a hand.
-const PUSH_AFTER: Duration = Duration::from_millis(100);
+const PUSH_AFTER: Duration = Duration::from_secs(1);
 
 impl Engine {
     pub(super) fn begin_flip(
