@@ -13,6 +13,7 @@
 #include "intf.h"
 #include "shared_maps.bpf.h"
 #include "census.bpf.h"
+#include "release.bpf.h"
 
 char _license[] SEC("license") = "GPL";
 
@@ -322,7 +323,7 @@ ROOT_OP(root_cpu_acquire)
 ROOT_OP(root_cpu_release)
 {
 	to_policy(cpu_release);
-	scx_bpf_reenqueue_local();
+	reenqueue_local();
 	return 0;
 }
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! Compiles each policy folder's `NAME/NAME.bpf.c` and writes the catalogue of them, with the folder's `mod.rs` if
-//! a process decides for the policy.
+//! a process decides for the policy, or its `slow_path.rs` if one helps it.
 //!
 //! A new policy is a new folder: nothing here names one.
 
@@ -11,29 +11,33 @@ use std::{env, fs};
 use anyhow::{Context, Result};
 use scx_cargo::BpfBuilder;
 
+/// The file of a policy's half in this process, and which kind it is.
+const HALVES: [(&str, &str); 2] = [("mod.rs", "Agent"), ("slow_path.rs", "SlowPath")];
+
 fn main() -> Result<()> {
     let out = PathBuf::from(env::var("OUT_DIR")?);
     let mut catalogue = String::new();
-    let mut agents = String::new();
+    let mut halves = String::new();
     for name in policies(Path::new("."))? {
         build(&format!("{name}/{name}.bpf.c"), &name)?;
         let object = out.join(format!("{name}.bpf.o")).display().to_string();
-        let half = Path::new(&name).join("mod.rs");
-        let agent = if half.exists() {
-            let path = half.canonicalize()?.display().to_string();
-            writeln!(agents, "#[path = {path:?}]\nmod {name};")?;
-            format!("Some({name}::new)")
-        } else {
-            "None".into()
-        };
+        let mut half = String::from("None");
+        for (file, kind) in HALVES {
+            let file = Path::new(&name).join(file);
+            if file.exists() {
+                let path = file.canonicalize()?.display().to_string();
+                writeln!(halves, "#[path = {path:?}]\nmod {name};")?;
+                half = format!("Some(Half::{kind}({name}::new))");
+            }
+        }
         writeln!(
             catalogue,
-            "    BuiltIn {{ name: {name:?}, object: include_bytes!({object:?}), agent: {agent} }},"
+            "    BuiltIn {{ name: {name:?}, object: include_bytes!({object:?}), half: {half} }},"
         )?;
         println!("cargo:rerun-if-changed={name}");
     }
     let catalogue = format!(
-        "{agents}\n/// The policies that are built in.\npub const CATALOGUE: Catalogue = &[\n{catalogue}];\n"
+        "{halves}\n/// The policies that are built in.\npub const CATALOGUE: Catalogue = &[\n{catalogue}];\n"
     );
     fs::write(out.join("catalogue.rs"), catalogue)?;
 

@@ -12,11 +12,11 @@ use anyhow::{Context as _, Result, bail};
 use framework::kernel::{KernelState, is_enabled};
 
 use crate::job::NamedCommand;
-use crate::programs::{end_with_us, last_lines};
+use crate::programs::{self, end_with_us, last_lines};
 
 /// How long a scheduler may take to attach: verifying a large one takes many seconds in emulation.
 const ATTACH_PATIENCE: Duration = Duration::from_secs(120);
-/// How long it may take to end after SIGINT, before it is killed: under load in emulation more than 20 s.
+/// How long it may take to end after SIGINT, before it is killed: loading and unloading take long in emulation.
 const STOP_PATIENCE: Duration = Duration::from_secs(60);
 /// How long one that is not attached any more may take to end.
 const LAST_WORDS_PATIENCE: Duration = Duration::from_secs(5);
@@ -124,11 +124,11 @@ impl Program {
 
     /// Ends it by SIGINT, or SIGKILL if need be.
     fn end(&mut self) -> Result<()> {
-        let mut asked = true;
+        let mut stuck = None;
         if self.child.try_wait().ok().flatten().is_none() {
             signal(&self.child, libc::SIGINT);
-            asked = wait_until(STOP_PATIENCE, || self.child.try_wait().is_ok_and(|status| status.is_some()));
-            if !asked {
+            if !wait_until(STOP_PATIENCE, || self.child.try_wait().is_ok_and(|status| status.is_some())) {
+                stuck = Some(programs::what_threads_wait_for(self.child.id()));
                 signal(&self.child, libc::SIGKILL);
                 let _ = self.child.wait();
             }
@@ -136,8 +136,12 @@ impl Program {
         if !wait_until(STOP_PATIENCE, || !is_enabled()) {
             bail!("{} is gone, and its scheduler is still attached; is it pinned?", self.name);
         }
-        if !asked {
-            bail!("{} did not end within {STOP_PATIENCE:?} of SIGINT and was killed", self.name);
+        if let Some(threads) = stuck {
+            bail!(
+                "{} did not end within {STOP_PATIENCE:?} of SIGINT and was killed; its threads then: {threads}{}",
+                self.name,
+                self.last_words()
+            );
         }
         Ok(())
     }

@@ -38,7 +38,11 @@ const FAILED: u8 = 1;
 
 fn main() -> ExitCode {
     framework::capture_libbpf_log();
-    let outcome = match Cli::parse().command {
+    let command = Cli::parse().command;
+    if matches!(command, Command::Report(_) | Command::List { .. }) {
+        framework::signals::end_on_closed_pipe();
+    }
+    let outcome = match command {
         Command::Compare(args) => commands::compare(args),
         Command::Swap(args) => commands::swap(args),
         Command::Cost(args) => commands::cost(args),

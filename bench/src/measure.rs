@@ -12,6 +12,7 @@ use framework::latency::LatencyMeter;
 use crate::attach::Attached;
 use crate::job::{Event, Job, NamedCommand, Task};
 use crate::model::{Cell, Failure, Machine, Measured};
+use crate::session::INTERRUPTED;
 use crate::workload::sys::set_fifo;
 use crate::workload::{self, Context, Workload};
 use crate::{kernel_view, machine, op_cost, swapping};
@@ -24,6 +25,7 @@ const WARM_UP_SHARE: u32 = 5;
 /// Does the job that is given as JSON, telling events on stdout.
 pub fn run(job: &str) -> Result<ExitCode> {
     let job: Job = serde_json::from_str(job).context("no job: this command is scx_bench's own")?;
+    end_when_told()?;
     // Its sleeps must end in time, whatever the contender does with a loaded machine.
     set_fifo()?;
     let scratch = tempfile::tempdir().context("cannot make a folder for temporary files")?;
@@ -49,6 +51,19 @@ pub fn run(job: &str) -> Result<ExitCode> {
     }
     tell(&Event::Done);
     Ok(ExitCode::SUCCESS)
+}
+
+/// Ctrl-C ends this process with the load it has started. The contender ends by its death.
+fn end_when_told() -> Result<()> {
+    let signals = framework::signals::listen()?;
+    let wait = move || {
+        // An error means that nobody can tell us.
+        if signals.recv().is_ok() {
+            workload::command::end_all(INTERRUPTED.into());
+        }
+    };
+    std::thread::Builder::new().name("end".into()).spawn(wait).context("cannot start a thread")?;
+    Ok(())
 }
 
 /// Prints an event.

@@ -72,3 +72,18 @@ pub fn last_lines(text: &str, most: usize) -> Vec<&str> {
     let lines: Vec<&str> = text.lines().map(str::trim_end).filter(|line| !line.is_empty()).collect();
     lines[lines.len().saturating_sub(most)..].to_vec()
 }
+
+/// What each thread of a process waits for, as the kernel tells it: to say where one that does not end is stuck.
+pub fn what_threads_wait_for(pid: u32) -> String {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let threads = tasks.map(|task| {
+        let read = |name: &str| fs::read_to_string(task.path().join(name)).unwrap_or_default();
+        let stat = read("stat");
+        let state = stat.rsplit(") ").next().and_then(|rest| rest.chars().next()).unwrap_or('?');
+        let stack = read("stack");
+        let calls = stack.lines().filter_map(|line| line.split_whitespace().nth(1)).take(6);
+        let calls: Vec<_> = calls.map(|call| call.split('+').next().unwrap_or(call)).collect();
+        format!("{} {state} {}", read("comm").trim(), calls.join(" < "))
+    });
+    threads.collect::<Vec<_>>().join("; ")
+}

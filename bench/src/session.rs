@@ -21,7 +21,7 @@ use crate::report;
 /// Exit code when a part was not measured; the report has the rest.
 const INCOMPLETE: u8 = 3;
 /// Exit code when the user stopped it.
-const INTERRUPTED: u8 = 130;
+pub const INTERRUPTED: u8 = 130;
 
 /// A command that measures.
 pub struct Session<'a> {

@@ -334,3 +334,16 @@ fn a_machine_that_dies_before_it_measures_is_tried_again() {
         asked.lines().map(|line| line.contains("--append scx_bench.attempt=")).collect();
     assert_eq!(attempts, [false, true, true], "each but the first boots a little differently");
 }
+
+#[test]
+fn a_reader_that_has_seen_enough_is_no_failure_of_ours() {
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_scx_bench"))
+        .arg("list")
+        .stdout(writer)
+        .stderr(std::process::Stdio::piped())
+        .output();
+    let said = String::from_utf8(output.unwrap().stderr).unwrap();
+    assert_eq!(said, "");
+}

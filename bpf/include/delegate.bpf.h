@@ -7,7 +7,7 @@
  * the answer is still to the point. A delegated policy is a file that includes this
  * header and says DELEGATE_DEFINE(); docs/writing-an-agent-policy.md.
  *
- * A task that waits for a decision waits in a DSQ like any other (Q_AGENT), in order
+ * A task that waits for a decision waits in a DSQ like any other (queue_of()), in order
  * of arrival. So the kernel can take it away at any time, a swap empties the queue
  * as it does all others, and BPF can serve it without asking: when the agent has given
  * no sign of life for agent_timeout, waiting tasks are run by whoever dispatches next, and
@@ -15,10 +15,16 @@
  * virtual time (Q_FALLBACK). What an agent that is alive leaves waiting is run after
  * max_wait. Nothing ever waits for the agent without limit.
  *
+ * One agent decides for all CPUs, or with per_cpu=1 one for each. In BPF that is an index
+ * from a CPU to its agent, agent_nr(): to the agent's word, its transactions, its bell, and
+ * the queue of the tasks that wait for it. A task belongs to the agent of the CPU on whose
+ * run queue it is.
+ *
  * Who writes what: all events of a task happen under its run queue's lock, with
- * interrupts off. A CPU's ring is therefore written by one program at a time. The
- * word of a task is claimed by compare-and-exchange: whoever turns QUEUED into
- * something else, agent's transaction or BPF's own decision, has the task.
+ * interrupts off. A CPU's ring is therefore written by one program at a time: by what runs
+ * on that CPU, or with per_cpu=1 by who holds that CPU's run queue lock. The word of a task is
+ * claimed by compare-and-exchange: whoever turns QUEUED into something else, agent's transaction or
+ * BPF's own decision, has the task.
  */
 #ifndef __DELEGATE_BPF_H
 #define __DELEGATE_BPF_H
@@ -27,36 +33,57 @@
 
 _Static_assert(sizeof(struct delegate_msg) == 64, "a cache line");
 _Static_assert(sizeof(struct delegate_task) == 256, "whole cache lines");
-_Static_assert(sizeof(struct delegate_cpu) == 128, "two cache lines");
+_Static_assert(sizeof(struct delegate_cpu) == 192, "three cache lines");
 _Static_assert(sizeof(struct delegate_txn) == 192, "whole cache lines");
+_Static_assert(sizeof(struct delegate_agent) == 192, "whole cache lines: there may be many");
 
 /*
  * What a policy may define before it includes this:
  *
  * DELEGATE_ASK_ALWAYS	ask about what only made room for the agent, too: else it goes on
  *			where it was, and the agent does not know that it waits
+ * DELEGATE_PUT_BACK	do not ask about what a higher class has interrupted, unless another CPU
+ *			is idle: it goes on where it was
  * DELEGATE_WANTS_TICKS	tell of timer ticks: CPU_TICK
+ * DELEGATE_BATCH	it never preempts: wakeups may gather while CPUs have enough to run
+ * DELEGATE_FAST_PATH	0 for a policy that leaves CPUs idle though tasks could run there
+ * DELEGATE_ONE_AGENT	it is about all CPUs together: there is no per_cpu=1 of it
  */
+#ifndef DELEGATE_FAST_PATH
+#define DELEGATE_FAST_PATH 1
+#endif
+
 PARAM_U64(agent_timeout_us, 20000, 1000, 1000000, "us",
 	  "longest wait for an agent that gives no sign of life before BPF decides itself");
 PARAM_U64(max_wait_us, 2000000, 1000, 20000000, "us",
 	  "longest that an agent may leave a task waiting before BPF runs it");
 PARAM_U64(ring, 4096, 8, 65536, "messages",
 	  "messages that a CPU can have pending, rounded down to a power of two");
+#ifdef DELEGATE_ONE_AGENT
+static const u64 per_cpu = 0;
+#else
+PARAM_U64(per_cpu, 0, 0, 1, "",
+	  "1: an agent for each CPU, which decides for that CPU alone; 0: one for all");
+#endif
+PARAM_U64(fast_path, DELEGATE_FAST_PATH, 0, 1, "",
+	  "1: while nobody waits, a task that wakes gets an idle CPU at once; 0: the agent decides "
+	  "always");
+PARAM_U64(stages, 0, 0, 1, "", "1: measure each stage from a wakeup to the CPU");
 
 /* Set by the framework, from the parameter. */
 const volatile u32 delegate_ring_mask = 7;
+const volatile u32 delegate_txn_mask = DELEGATE_MAX_TXNS - 1;
 
-enum { Q_AGENT, Q_FALLBACK };
+/* The queue behind those of the agents, of tasks that BPF schedules itself. */
+#define Q_FALLBACK (per_cpu ? policy_nr_cpus : 1)
 
 #include "delegate/fallback.bpf.h"
+#include "delegate/direct.bpf.h"
 
 #define TASK_IS_DEAD 0x80
 
-static __always_inline bool is_agent(struct task_struct *p)
+static __always_inline bool is_agent(struct delegate_agent *agent, struct task_struct *p)
 {
-	struct delegate_agent *agent = the_agent();
-
 	return p->tgid == policy_agent_tgid && agent && p->pid == READ_ONCE(agent->tid);
 }
 
@@ -78,40 +105,66 @@ static __always_inline void enqueue_agent(struct task_struct *p, u64 enq_flags)
 	scx_bpf_dsq_insert(p, SCX_DSQ_LOCAL, SCX_SLICE_DFL, enq_flags);
 }
 
-#ifdef DELEGATE_ASK_ALWAYS
-static __always_inline bool made_room(struct task_struct *p, struct delegate_task *t, u64 enq_flags)
+/* Whether @p only made room for the agent. */
+static __always_inline bool made_room(struct task_struct *p, u64 enq_flags)
 {
+#ifndef DELEGATE_ASK_ALWAYS
+	struct delegate_cpu *c = cpu_word(scx_bpf_task_cpu(p));
+
+	if (!(enq_flags & SCX_ENQ_REENQ) && c && c->agent_here) {
+		c->agent_here = 0;
+		return true;
+	}
+#endif
 	return false;
 }
-#else
-/* Whether @p only made room for the agent: then it gets what is left of its slice. */
-static __always_inline bool made_room(struct task_struct *p, struct delegate_task *t, u64 enq_flags)
+
+/* Whether a higher class has only interrupted @p, and no other CPU would have it meanwhile. */
+static __always_inline bool was_interrupted(struct task_struct *p, u64 enq_flags)
 {
-	struct delegate_cpu *c = cpu_word(scx_bpf_task_cpu(p));
+	bool idle = true;
+#ifdef DELEGATE_PUT_BACK
+	const struct cpumask *cpus;
+
+	if (enq_flags & SCX_ENQ_REENQ) {
+		cpus = scx_bpf_get_idle_cpumask();
+		idle = bpf_cpumask_intersects(p->cpus_ptr, cpus);
+		scx_bpf_put_idle_cpumask(cpus);
+	}
+#endif
+	return !idle;
+}
+
+/* Who goes on without asking gets the rest of its slice, where it was. Return: if @p does. */
+static __always_inline bool goes_on(struct task_struct *p, struct delegate_task *t, u64 enq_flags)
+{
 	u64 ran = p->se.sum_exec_runtime - t->runtime;
 
-	if (enq_flags & (SCX_ENQ_WAKEUP | SCX_ENQ_REENQ) || !c || !c->agent_here || t->yielded)
+	if (enq_flags & SCX_ENQ_WAKEUP || t->yielded)
 		return false;
-	c->agent_here = 0;
-	if ((t->word & DELEGATE_STATE_MASK) != DELEGATE_PLACED || ran >= t->slice)
+	if (!made_room(p, enq_flags) && !was_interrupted(p, enq_flags))
 		return false;
-	scx_bpf_dsq_insert(p, SCX_DSQ_LOCAL, t->slice - ran, enq_flags);
+	if (state_of(t->word) != DELEGATE_PLACED || ran >= t->slice)
+		return false;
+	t->runtime += ran;
+	t->slice -= ran;
+	scx_bpf_dsq_insert(p, SCX_DSQ_LOCAL, t->slice, enq_flags);
 	return true;
 }
-#endif
 
 /**
  * delegate_enqueue - ask the agent, unless that makes no sense
  */
 void BPF_STRUCT_OPS(delegate_enqueue, struct task_struct *p, u64 enq_flags)
 {
-	struct delegate_agent *agent = the_agent();
+	s32 cpu = scx_bpf_task_cpu(p);
+	struct delegate_agent *agent = agent_of(cpu);
 	struct delegate_task *t;
 	u64 now, seq;
 	u32 kind, index = 0;
 	bool is_new = false;
 
-	if (is_agent(p)) {
+	if (is_agent(agent, p)) {
 		enqueue_agent(p, enq_flags);
 		return;
 	}
@@ -127,9 +180,12 @@ void BPF_STRUCT_OPS(delegate_enqueue, struct task_struct *p, u64 enq_flags)
 	}
 	if (!agent)
 		return fall_back(p, enq_flags);
+	/* Those that may run on one CPU only get here without delegate_select_cpu(). */
+	if (enq_flags & SCX_ENQ_WAKEUP && may_go_direct(cpu) && claim_idle(cpu))
+		return go_direct(agent, p, cpu, enq_flags);
 
 	t = task_word(p, &index);
-	if (t && made_room(p, t, enq_flags))
+	if (t && goes_on(p, t, enq_flags))
 		return;
 	if (!t) {
 		t = new_task_word(p, &index);
@@ -148,7 +204,7 @@ void BPF_STRUCT_OPS(delegate_enqueue, struct task_struct *p, u64 enq_flags)
 	now = bpf_ktime_get_ns();
 	t->runtime = p->se.sum_exec_runtime;
 	t->weight = policy_weight(p);
-	t->cpu = scx_bpf_task_cpu(p);
+	t->cpu = cpu;
 	t->queued_at = now;
 	note_hint(p, t);
 	kind = enq_flags & SCX_ENQ_WAKEUP ? DELEGATE_WAKEUP
@@ -156,46 +212,66 @@ void BPF_STRUCT_OPS(delegate_enqueue, struct task_struct *p, u64 enq_flags)
 					  : DELEGATE_PREEMPTED;
 	t->yielded = 0;
 	seq = step(t, DELEGATE_QUEUED);
-	if (is_new && !post(agent, DELEGATE_TASK_NEW, t->cpu, t, index, seq, now))
-		kind = 0;
-	scx_bpf_dsq_insert(p, POLICY_DSQ(Q_AGENT), SCX_SLICE_DFL, enq_flags);
-	if (!kind || !post(agent, kind, t->cpu, t, index, seq, now)) {
+	scx_bpf_dsq_insert(p, queue_of(cpu), SCX_SLICE_DFL, enq_flags);
+	if ((is_new && !post(agent, DELEGATE_TASK_NEW, cpu, t, index, seq, now)) ||
+	    !post(agent, kind, cpu, t, index, seq, now)) {
 		/* The agent does not hear of it until it has caught up and starts over. */
-		fall_silent(agent, now);
+		fall_silent(agent, cpu, now);
+		policy_kick_idle(p);
+	} else if (per_cpu && fast_path) {
+		/* An idle CPU, if there is one, comes and takes it: help_others(). */
 		policy_kick_idle(p);
 	}
 }
 
 /**
- * delegate_select_cpu - only the agent gets a CPU at once, all others wait for it
+ * delegate_select_cpu - an idle CPU at once, for the agent and while nobody waits
+ *
+ * With an agent for each CPU this only says which of them is to be asked. If that CPU is
+ * idle, delegate_enqueue() sees so, under the lock that a message to its agent needs.
  */
 s32 BPF_STRUCT_OPS(delegate_select_cpu, struct task_struct *p, s32 prev_cpu, u64 wake_flags)
 {
+	struct delegate_agent *agent = agent_of(0);
 	bool is_idle = false;
 	s32 cpu;
 
-	if (p->tgid != policy_agent_tgid)
+	if (per_cpu && p->tgid != policy_agent_tgid)
+		return scx_bpf_select_cpu_dfl(p, prev_cpu, wake_flags, &is_idle);
+	if (!agent || (p->tgid != policy_agent_tgid && !may_go_direct(prev_cpu)))
 		return prev_cpu;
 	cpu = scx_bpf_select_cpu_dfl(p, prev_cpu, wake_flags, &is_idle);
-	if (is_idle)
+	if (!is_idle)
+		return cpu;
+	if (per_cpu)
+		/* Nobody needs to hear of an agent, and no message can be written here. */
 		scx_bpf_dsq_insert(p, SCX_DSQ_LOCAL, SCX_SLICE_DFL, 0);
+	else
+		go_direct(agent, p, cpu, 0);
 	return cpu;
 }
 
 /**
  * delegate_dispatch - what the agent has decided, else what it should have
+ *
+ * Not by POLICY_DISPATCH(): a task is taken from an agent's queue by its word only, also
+ * from that of a CPU that is offline.
  */
-POLICY_DISPATCH(delegate_dispatch, cpu, prev)
+void BPF_STRUCT_OPS(delegate_dispatch, s32 cpu, struct task_struct *prev)
 {
-	struct delegate_agent *agent = the_agent();
+	struct delegate_agent *agent = agent_of(cpu);
+	bool idle;
 
 	if (!agent)
 		return;
-	commit(agent);
+	commit(agent, agent_nr(cpu));
 	if (scx_bpf_dsq_nr_queued(SCX_DSQ_LOCAL_ON | cpu) > 0)
 		return;
-	if (!policy_pick(Q_FALLBACK))
-		take_overdue(agent, cpu);
+	if (policy_pick(Q_FALLBACK) || take_overdue(agent, cpu, cpu, false) || !per_cpu)
+		return;
+	idle = !prev || !(prev->scx.flags & SCX_TASK_QUEUED);
+	if (idle || policy_nr_off)
+		help_others(cpu, idle);
 }
 
 /**
@@ -227,7 +303,13 @@ void BPF_STRUCT_OPS(delegate_set_cpumask, struct task_struct *p, const struct cp
 	if (!t)
 		return;
 	note_affinity(p, t);
-	tell(p, t, index, DELEGATE_AFFINITY, t->word & DELEGATE_STATE_MASK);
+	tell(p, t, index, DELEGATE_AFFINITY, state_of(t->word));
+	/*
+	 * Where it may not run it does not stay, and what happens to it next the agent of
+	 * the CPU that it goes to is told. This one would count it as its own for ever.
+	 */
+	if (per_cpu && !may_run(p, scx_bpf_task_cpu(p)))
+		tell(p, t, index, DELEGATE_TASK_DEPARTED, state_of(t->word));
 }
 
 /**
@@ -242,7 +324,7 @@ void BPF_STRUCT_OPS(delegate_set_weight, struct task_struct *p, u32 weight)
 	if (!t)
 		return;
 	t->weight = policy_weight(p);
-	tell(p, t, index, DELEGATE_PRIORITY, t->word & DELEGATE_STATE_MASK);
+	tell(p, t, index, DELEGATE_PRIORITY, state_of(t->word));
 }
 
 /**
@@ -277,28 +359,34 @@ int BPF_PROG(delegate_switch, bool preempt, struct task_struct *prev, struct tas
 	     unsigned int prev_state)
 {
 	u32 cpu = bpf_get_smp_processor_id(), index;
-	struct delegate_agent *agent = the_agent();
+	struct delegate_agent *agent = agent_of(cpu);
 	struct delegate_cpu *c = cpu_word(cpu);
 	struct delegate_task *t;
+	bool by_agent;
 	u64 now;
 
 	if (!agent || !c)
 		return 0;
+	/* That it sleeps itself is no news to it: it would wake up for that for ever. */
+	by_agent = prev->pid == READ_ONCE(agent->tid);
 	if (!preempt && prev_state) {
 		t = task_word(prev, &index);
 		if (t && prev_state & TASK_IS_DEAD)
 			bury(prev, t, index);
-		else if (t && (t->word & DELEGATE_STATE_MASK) != DELEGATE_DEPARTED)
+		else if (t && !by_agent && state_of(t->word) != DELEGATE_DEPARTED)
+			/* An agent that has taken over from another was a task like any other
+			 * before. */
 			tell(prev, t, index, DELEGATE_TASK_BLOCKED, DELEGATE_BLOCKED);
 	}
 	now = bpf_ktime_get_ns();
 	c->pid = next->pid;
 	c->since = now;
-	if (prev->pid == READ_ONCE(agent->tid))
-		/* That it sleeps itself is no news to it: it would wake up for that for ever. */
+	note_running(c, next, now);
+	if (by_agent)
 		c->agent_here = 0;
 	else if (!next->pid && delegating(agent))
 		post(agent, DELEGATE_CPU_IDLE, cpu, NULL, 0, 0, now);
+	remind_agent(agent, cpu);
 	return 0;
 }
 
@@ -308,15 +396,46 @@ int BPF_PROG(delegate_switch, bool preempt, struct task_struct *prev, struct tas
  */
 void BPF_STRUCT_OPS(delegate_tick, struct task_struct *p)
 {
-	struct delegate_agent *agent = the_agent();
+	s32 cpu = scx_bpf_task_cpu(p);
+	struct delegate_agent *agent = agent_of(cpu);
 
 	if (agent && delegating(agent))
-		post(agent, DELEGATE_CPU_TICK, scx_bpf_task_cpu(p), NULL, 0, 0, bpf_ktime_get_ns());
+		post(agent, DELEGATE_CPU_TICK, cpu, NULL, 0, 0, bpf_ktime_get_ns());
 }
 #define DELEGATE_TICK_OP .tick = (void *)delegate_tick,
 #else
 #define DELEGATE_TICK_OP
 #endif
+
+/**
+ * delegate_cpu_offline - the CPU's own agent, if it has one, leaves with it
+ */
+void BPF_STRUCT_OPS(delegate_cpu_offline, s32 cpu)
+{
+	struct delegate_agent *agent = agent_of(cpu);
+
+	/* First: whoever comes for what waits there finds it overdue. */
+	if (per_cpu && agent)
+		WRITE_ONCE(agent->offline, 1);
+	policy_note_offline(cpu);
+}
+
+/**
+ * delegate_cpu_online - the CPU's own agent, if it has one, starts over
+ */
+void BPF_STRUCT_OPS(delegate_cpu_online, s32 cpu)
+{
+	struct delegate_agent *agent = agent_of(cpu);
+
+	policy_note_online(cpu);
+	if (!per_cpu || !agent)
+		return;
+	/* It is asked nothing before it has found its way back and said so. */
+	agent->silent_since = 0;
+	WRITE_ONCE(agent->silent, 1);
+	WRITE_ONCE(agent->offline, 0);
+	ring_bell(agent, cpu);
+}
 
 static bool delegate_filled;
 
@@ -326,9 +445,13 @@ POLICY_INIT()
 	u32 i;
 	s32 ret;
 
-	ret = policy_create_dsq(Q_AGENT, -1) ?: policy_create_dsq(Q_FALLBACK, -1);
-	if (ret || !timer)
-		return ret ?: -ENOENT;
+	if (!timer)
+		return -ENOENT;
+	bpf_for (i, 0, Q_FALLBACK + 1) {
+		ret = policy_create_dsq(i, -1);
+		if (ret)
+			return ret;
+	}
 	/* Once: after a re-attach tasks still have their words. */
 	if (!delegate_filled) {
 		delegate_filled = true;
@@ -349,7 +472,9 @@ POLICY_INIT()
 	POLICY_DEFINE(                                                                            \
 		__name, __desc, DELEGATE_TICK_OP.enqueue = (void *)delegate_enqueue,              \
 		.select_cpu = (void *)delegate_select_cpu, .dispatch = (void *)delegate_dispatch, \
-		.yield = (void *)delegate_yield, .set_cpumask = (void *)delegate_set_cpumask,     \
+		.cpu_online = (void *)delegate_cpu_online,                                        \
+		.cpu_offline = (void *)delegate_cpu_offline, .yield = (void *)delegate_yield,     \
+		.set_cpumask = (void *)delegate_set_cpumask,                                      \
 		.set_weight = (void *)delegate_set_weight, .disable = (void *)delegate_disable)
 
 #endif /* __DELEGATE_BPF_H */

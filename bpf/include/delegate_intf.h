@@ -12,6 +12,8 @@ enum delegate_consts {
 	DELEGATE_MAX_TASKS = 32768,
 	/* Transactions that can be pending; a power of two. */
 	DELEGATE_MAX_TXNS = 4096,
+	/* The same of one of many agents, each of which decides for one CPU. */
+	DELEGATE_CPU_TXNS = 1024,
 	/* Transactions of a group. */
 	DELEGATE_MAX_GROUP = 64,
 	/* CPUs that an affinity in a status word can name, in 64-bit words. */
@@ -52,7 +54,7 @@ enum delegate_kind {
 	DELEGATE_AFFINITY,
 	/* its weight changed */
 	DELEGATE_PRIORITY,
-	/* it left sched_ext */
+	/* it left sched_ext, or the CPU of the agent that is told */
 	DELEGATE_TASK_DEPARTED,
 	/* it is dead */
 	DELEGATE_DEAD,
@@ -60,6 +62,8 @@ enum delegate_kind {
 	DELEGATE_CPU_IDLE,
 	/* timer tick of a CPU, if the policy wants them */
 	DELEGATE_CPU_TICK,
+	/* it has woken up, and BPF gave it an idle CPU at once since nobody waited */
+	DELEGATE_DIRECT,
 };
 
 /* A message from BPF to the agent; 64 bytes. */
@@ -109,20 +113,37 @@ struct delegate_task {
 	u64 deadline_ns;
 	u64 hint_slice_ns;
 	u32 class;
-	u32 unused;
-	u64 unused2[4];
+	/* 1: it may be in the kernel's global queue, see strays.bpf.h */
+	u32 stray;
+	/* with stages=1, ns: when it was woken, when the agent saw that, when it was placed */
+	u64 waking_at;
+	u64 seen_at;
+	u64 placed_at;
+	u64 unused2;
 };
 
-/* Status word of a CPU, and its ring; 128 bytes. */
+/* Where a wakeup is on its way to a CPU. */
+enum delegate_stage {
+	/* the message is written */
+	DELEGATE_WRITTEN,
+	/* the agent reads it */
+	DELEGATE_SEEN,
+	/* the transaction is carried out */
+	DELEGATE_DONE,
+	/* the task runs */
+	DELEGATE_RUNNING,
+	DELEGATE_NR_STAGES,
+};
+
+/* Status word of a CPU, and its ring; 192 bytes. */
 struct delegate_cpu {
-	/* messages written, by BPF on this CPU only */
+	/* messages written, by BPF on this CPU only or under this CPU's run queue lock */
 	u64 head;
 	/* tasks that were queued for a decision */
 	u64 nr_queued;
 	/* tasks that BPF took over because no decision came in time */
 	u64 nr_overdue;
-	/* tasks that were queued and left without either: died, changed class, were swapped away
-	 * ... */
+	/* tasks that were queued and left without either: dead, of another class, swapped away */
 	u64 nr_left;
 	/* messages for which the ring had no room */
 	u64 nr_full;
@@ -134,6 +155,14 @@ struct delegate_cpu {
 	s32 pid;
 	/* the agent waits for this CPU or is on it */
 	u32 agent_here;
+	/* tasks that woke up and got an idle CPU at once */
+	u64 nr_direct;
+	/* wakeups measured by stage, and the time that each stage took them, ns */
+	u64 nr_staged;
+	u64 stage_ns[DELEGATE_NR_STAGES];
+	/* tasks that an idle CPU took from where they waited for another CPU's agent */
+	u64 nr_stolen;
+	u64 unused2;
 	/* messages read, by the agent only: on a cache line of its own */
 	u64 tail;
 	u64 unused[7];
@@ -168,6 +197,8 @@ enum delegate_txn_flags {
 	DELEGATE_MORE = 2,
 	/* an idle CPU of @cpus if there is one, else any of them; @cpu is ignored */
 	DELEGATE_ANY_OF = 4,
+	/* what runs on the CPU makes room at once for what waits there, the task last */
+	DELEGATE_TAKE_TURNS = 8,
 };
 
 /* A transaction: run @task on @cpu; 192 bytes. */
@@ -185,23 +216,39 @@ struct delegate_txn {
 	/* CPU it went to, by BPF */
 	s32 chosen;
 	u32 unused;
-	u64 unused2[3];
+	/* when the agent saw what it is about, ns */
+	u64 seen;
+	u64 unused2[2];
 };
 
-/* What there is one of. */
+/* Whether the agent wants the bell. */
+enum delegate_sleep {
+	/* it is awake, or has been woken */
+	DELEGATE_AWAKE,
+	/* for all news */
+	DELEGATE_SLEEPS,
+	/* not for tasks that wake up: it has said when it will look at these */
+	DELEGATE_DOZES,
+};
+
+/* An agent: there is one of it for all CPUs, or one for each. 192 bytes. */
 struct delegate_agent {
 	/* transactions written, by the agent */
 	u64 txn_tail;
-	/* 1: the agent sleeps and wants the bell; by both */
+	/* enum delegate_sleep; DELEGATE_AWAKE by who rings, the rest by the agent */
 	u32 sleeping;
 	/* 1: the agent is there; by the agent */
 	u32 present;
 	/* thread that decides; by the agent */
 	s32 tid;
-	u32 unused;
+	/* 1: there is news that it was not woken for; set by BPF, cleared by both */
+	u32 gathered;
 	/* when the agent last gave a sign of life, or was rung, ns; by both */
 	u64 beat;
-	u64 unused2[4];
+	/* 1: the CPU that it decides for alone is offline; by BPF */
+	u32 offline;
+	u32 unused;
+	u64 unused2[3];
 	/* transactions done, by who holds @committing */
 	u64 txn_head;
 	/* somebody carries out transactions */
@@ -212,9 +259,10 @@ struct delegate_agent {
 	/* times that @silent was set, and when last, ns */
 	u64 nr_silent;
 	u64 silent_since;
-	/* highest index of a status word ever used */
+	/* highest index of a status word ever used; counts in the first one of the agents */
 	u32 max_task;
 	u32 unused3;
+	u64 unused4[2];
 };
 
 #endif /* __DELEGATE_INTF_H */

@@ -27,8 +27,10 @@ static __always_inline void push_tasks(u64 dsq)
 		cpu = scx_bpf_task_cpu(p);
 		if (!bpf_cpumask_test_cpu(cpu, p->cpus_ptr))
 			cpu = bpf_cpumask_any_distribute(p->cpus_ptr);
-		/* Affinity cannot change without the task leaving its queue, and then it is not
-		 * moved. */
+		/*
+		 * Affinity cannot change without the task leaving its queue, and then it
+		 * is not moved.
+		 */
 		if (cpu < scx_bpf_nr_cpu_ids() &&
 		    scx_bpf_dsq_move(BPF_FOR_EACH_ITER, p, SCX_DSQ_LOCAL_ON | cpu, 0))
 			__sync_fetch_and_add(&nr_drained, 1);

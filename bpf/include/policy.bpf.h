@@ -18,26 +18,15 @@
 #include <scx/common.bpf.h>
 #include "intf.h"
 #include "shared_maps.bpf.h"
+#include "release.bpf.h"
+#include "hotplug.bpf.h"
 
 char _license[] SEC("license") = "GPL";
 
 UEI_DEFINE(uei);
 
-/* --- Set by the framework before the object is loaded ------------------- */
-
-/* First DSQ id of this policy; a base is never used twice. */
-const volatile u64 policy_dsq_base = SLOT_MAX_DSQS;
-/* Tells this policy's per-task state from that of the policies before it. */
+/* Set by the framework: tells this policy's per-task state from that of the policies before it. */
 const volatile u64 policy_epoch = 1;
-/* CPU ids are below this. */
-const volatile u32 policy_nr_cpus = 1;
-/* The agent: scx_run itself. */
-const volatile s32 policy_agent_tgid = -1;
-
-/* --- Read by the framework ---------------------------------------------- */
-
-/* DSQs that policy_create_dsq() made. */
-u32 policy_nr_dsqs;
 
 /* --- Parameters ---------------------------------------------------------- */
 
@@ -57,105 +46,15 @@ u32 policy_nr_dsqs;
 	const volatile u64 name                  \
 		__attribute__((btf_decl_tag("param:" #lo ":" #hi ":" unit ":" desc))) = (dfl)
 
-/* --- Queues --------------------------------------------------------------- */
-
-/* DSQ id of the policy's queue @n. Never shared with another policy. */
-#define POLICY_DSQ(n) (policy_dsq_base + (n))
-
 /**
- * policy_create_dsq - create queue @n, 0 <= n < SLOT_MAX_DSQS
- * @n: number of the queue, as in POLICY_DSQ()
- * @node: NUMA node to allocate on, or -1
+ * COUNTER_U64 - declare a counter
+ * @name: the variable, and what `scx_run status` calls it
+ * @desc: one line for whoever reads the source
  *
- * For POLICY_INIT only. Queues are numbered from 0 without gaps.
+ * The framework finds it by its BTF. Add with COUNT(): CPUs count at the same time.
  */
-static __always_inline s32 policy_create_dsq(u32 n, s32 node)
-{
-	s32 ret;
-
-	if (n >= SLOT_MAX_DSQS)
-		return -E2BIG;
-	ret = scx_bpf_create_dsq(POLICY_DSQ(n), node);
-	if (!ret && n >= policy_nr_dsqs)
-		policy_nr_dsqs = n + 1;
-	return ret;
-}
-
-/**
- * policy_kick_idle - wake an idle CPU that may run @p
- *
- * Without it a task in a shared queue waits for the next tick while CPUs sleep.
- * select_cpu has usually looked already, but it is not called for a task tied to
- * one CPU, and a CPU may have gone idle since.
- */
-static __always_inline void policy_kick_idle(struct task_struct *p)
-{
-	s32 cpu = scx_bpf_pick_idle_cpu(p->cpus_ptr, 0);
-
-	if (cpu >= 0)
-		scx_bpf_kick_cpu(cpu, SCX_KICK_IDLE);
-}
-
-/**
- * policy_queue - put @p at the end of queue @n and wake an idle CPU for it
- * @slice_ns: how long it may run once picked
- */
-static __always_inline void policy_queue(struct task_struct *p, u32 n, u64 slice_ns, u64 enq_flags)
-{
-	scx_bpf_dsq_insert(p, POLICY_DSQ(n), slice_ns, enq_flags);
-	policy_kick_idle(p);
-}
-
-/**
- * policy_queue_vtime - put @p into queue @n ordered by @vtime and wake an idle CPU
- *
- * A queue is ordered by arrival or by vtime for its whole life: never mix.
- */
-static __always_inline void policy_queue_vtime(struct task_struct *p, u32 n, u64 slice_ns,
-					       u64 vtime, u64 enq_flags)
-{
-	scx_bpf_dsq_insert_vtime(p, POLICY_DSQ(n), slice_ns, vtime, enq_flags);
-	policy_kick_idle(p);
-}
-
-/**
- * policy_pick - give the calling CPU the first task of queue @n that may run there
- *
- * For POLICY_DISPATCH only. Return: true if there was one.
- */
-static __always_inline bool policy_pick(u32 n)
-{
-	return scx_bpf_dsq_move_to_local(POLICY_DSQ(n), 0);
-}
-
-/* Tasks at the head of a queue that policy_first_vtime() looks at. */
-#define POLICY_FIRST_SCAN 8
-
-/**
- * policy_first_vtime - vtime of the task that @cpu would get from queue @n
- * @vtime: where it goes
- *
- * Looks at POLICY_FIRST_SCAN tasks at most, so it may miss one behind that many
- * that are not allowed on @cpu. Return: false if it found none.
- */
-static __always_inline bool policy_first_vtime(u32 n, s32 cpu, u64 *vtime)
-{
-	struct task_struct *p;
-	u32 seen = 0;
-
-	/* The usual case, and cheaper than an iterator that finds nothing. */
-	if (!scx_bpf_dsq_nr_queued(POLICY_DSQ(n)))
-		return false;
-	bpf_for_each (scx_dsq, p, POLICY_DSQ(n), 0) {
-		if (bpf_cpumask_test_cpu(cpu, p->cpus_ptr)) {
-			*vtime = p->scx.dsq_vtime;
-			return true;
-		}
-		if (++seen == POLICY_FIRST_SCAN)
-			break;
-	}
-	return false;
-}
+#define COUNTER_U64(name, desc) u64 name __attribute__((btf_decl_tag("counter:" desc)))
+#define COUNT(name)		__sync_fetch_and_add(&(name), 1)
 
 /* --- Weights --------------------------------------------------------------- */
 
@@ -174,17 +73,14 @@ struct task_group___sdk {
 } __attribute__((preserve_access_index));
 
 /**
- * policy_weight - @p's weight from its nice value and its cgroups, 100 = default
+ * policy_scale_weight - @weight times cpu.weight / 100 of each cgroup above @p
  *
- * The nice weight times cpu.weight / 100 of each cgroup above the task, read
- * where the kernel keeps them: no cgroup op has to have been there when they
- * were set. Weights apply to each task: two tasks in a cgroup of weight 200 get
- * twice what two tasks in one of weight 100 get. Return: 1 or more.
+ * Read where the kernel keeps them: no cgroup op has to have been there when they were
+ * set. Weights apply to each task: two tasks in a cgroup of weight 200 get twice what two
+ * tasks in one of weight 100 get. Return: 1 or more.
  */
-static __always_inline u64 policy_weight(struct task_struct *p)
+static __always_inline u64 policy_scale_weight(struct task_struct *p, u64 weight)
 {
-	u64 weight = p->scx.weight;
-
 	if (bpf_core_field_exists(p->sched_task_group)) {
 		struct task_group___sdk *tg = (void *)p->sched_task_group;
 		u32 i;
@@ -203,6 +99,12 @@ static __always_inline u64 policy_weight(struct task_struct *p)
 		}
 	}
 	return weight ?: 1;
+}
+
+/* @p's weight from its nice value and its cgroups, 100 = default. Return: 1 or more. */
+static __always_inline u64 policy_weight(struct task_struct *p)
+{
+	return policy_scale_weight(p, p->scx.weight);
 }
 
 /**
@@ -232,6 +134,43 @@ static __always_inline bool policy_charge(struct task_struct *p, u64 *ran)
 	return known;
 }
 
+/**
+ * policy_turn - what is left of @p's turn of @slice_ns, as it is queued
+ * @woke: it has slept since: a new turn begins
+ *
+ * A turn that somebody else has cut short goes on; after one that is over, a new one
+ * begins here. Not with policy_charge() in the same policy. Return: ns, @slice_ns if it
+ * is a new turn.
+ */
+static __always_inline u64 policy_turn(struct task_struct *p, u64 slice_ns, bool woke)
+{
+	u64 sum = p->se.sum_exec_runtime;
+	struct policy_task *t;
+
+	t = bpf_task_storage_get(&policy_tasks, p, NULL, BPF_LOCAL_STORAGE_GET_F_CREATE);
+	/* No memory for it: a new turn each time, nothing breaks. */
+	if (!t)
+		return slice_ns;
+	if (!woke && t->epoch == policy_epoch && sum - t->charged_ns < slice_ns)
+		return slice_ns - (sum - t->charged_ns);
+	t->epoch = policy_epoch;
+	t->charged_ns = sum;
+	return slice_ns;
+}
+
+/**
+ * policy_end_turn - end the turn of @p, whatever is left of it
+ *
+ * For a task that yields, or gets a CPU without being queued.
+ */
+static __always_inline void policy_end_turn(struct task_struct *p)
+{
+	struct policy_task *t = bpf_task_storage_get(&policy_tasks, p, NULL, 0);
+
+	if (t)
+		t->epoch = 0;
+}
+
 /* --- Hints ------------------------------------------------------------------ */
 
 /**
@@ -249,14 +188,14 @@ static __always_inline const struct policy_hint *policy_hint(struct task_struct 
 /* --- Ops -------------------------------------------------------------------- */
 
 /**
- * policy_select_cpu - an idle CPU near @prev_cpu runs the task at once
+ * policy_select_idle - an idle CPU near @prev_cpu, if there is one, runs @p at once
  *
- * The select_cpu of a policy that defines none. A synchronous wakeup may also get
- * the waker's own CPU, which is about to sleep; but a pair that wakes each other
- * that way for ever would keep its CPU from asking for anything else, so it is
- * allowed only while nobody waits in the CPU's queue.
+ * For select_cpu only. A synchronous wakeup may also get the waker's own CPU, which is
+ * about to sleep; but a pair that wakes each other that way for ever would keep its
+ * CPU from asking for anything else, so it is allowed only while nobody waits in the
+ * CPU's queue. Return: the CPU, or @prev_cpu if none is idle.
  */
-s32 BPF_STRUCT_OPS(policy_select_cpu, struct task_struct *p, s32 prev_cpu, u64 wake_flags)
+static __always_inline s32 policy_select_idle(struct task_struct *p, s32 prev_cpu, u64 wake_flags)
 {
 	bool is_idle = false;
 	s32 cpu = scx_bpf_select_cpu_dfl(p, prev_cpu, wake_flags, &is_idle);
@@ -264,10 +203,18 @@ s32 BPF_STRUCT_OPS(policy_select_cpu, struct task_struct *p, s32 prev_cpu, u64 w
 	if (!is_idle)
 		return cpu;
 	if (cpu == bpf_get_smp_processor_id() && policy_nr_dsqs &&
-	    scx_bpf_dsq_nr_queued(POLICY_DSQ(cpu % policy_nr_dsqs)) > 0)
+	    scx_bpf_dsq_nr_queued(POLICY_DSQ(POLICY_QUEUE_OF(cpu))) > 0)
 		return cpu;
 	scx_bpf_dsq_insert(p, SCX_DSQ_LOCAL, SCX_SLICE_DFL, 0);
 	return cpu;
+}
+
+/**
+ * policy_select_cpu - the select_cpu of a policy that defines none
+ */
+s32 BPF_STRUCT_OPS(policy_select_cpu, struct task_struct *p, s32 prev_cpu, u64 wake_flags)
+{
+	return policy_select_idle(p, prev_cpu, wake_flags);
 }
 
 /**
@@ -306,31 +253,6 @@ static __always_inline bool policy_enqueue_first(struct task_struct *p, u64 enq_
 			name##__body(__p, __flags);                                     \
 	}                                                                               \
 	static __always_inline void name##__body(struct task_struct *p, u64 enq_flags)
-
-/* CPUs that went offline under this policy; hotplug is serialized by the kernel. */
-static bool policy_cpu_is_off[NR_CPUS];
-static u32 policy_nr_off;
-
-/**
- * policy_pick_orphan - take a task from the queue of a CPU that is going offline
- *
- * Nobody else would: that CPU no longer dispatches, the others may never be idle
- * and steal, and the kernel waits for its tasks. Queues are taken to be numbered
- * by CPU; where they are not, this finds queues that the policy serves anyway.
- * Return: true if there was one.
- */
-static __always_inline bool policy_pick_orphan(void)
-{
-	u32 i;
-
-	if (likely(!policy_nr_off))
-		return false;
-	bpf_for (i, 0, policy_nr_dsqs) {
-		if (i < NR_CPUS && policy_cpu_is_off[i & (NR_CPUS - 1)] && policy_pick(i))
-			return true;
-	}
-	return false;
-}
 
 /**
  * POLICY_DISPATCH - define the policy's dispatch op: what @cpu runs next
@@ -386,38 +308,7 @@ void BPF_STRUCT_OPS(policy_ops_enable, struct task_struct *p)
 
 void BPF_STRUCT_OPS(policy_ops_cpu_release, s32 cpu, struct scx_cpu_release_args *args)
 {
-	scx_bpf_reenqueue_local();
-}
-
-/* Where a CPU's flag is; the mask is for the verifier, ids are below NR_CPUS. */
-static __always_inline bool *policy_off_flag(s32 cpu)
-{
-	return &policy_cpu_is_off[(u32)cpu & (NR_CPUS - 1)];
-}
-
-/* That the two exist keeps the kernel from ending the scheduler on hotplug. */
-void BPF_STRUCT_OPS(policy_cpu_online, s32 cpu)
-{
-	bool *off = policy_off_flag(cpu);
-
-	if (*off) {
-		*off = false;
-		policy_nr_off--;
-	}
-}
-
-void BPF_STRUCT_OPS(policy_cpu_offline, s32 cpu)
-{
-	bool *off = policy_off_flag(cpu);
-	u32 i;
-
-	if (!*off) {
-		*off = true;
-		policy_nr_off++;
-	}
-	/* Somebody has to come and fetch what waits there. */
-	bpf_for (i, 0, policy_nr_cpus)
-		scx_bpf_kick_cpu(i, SCX_KICK_IDLE);
+	reenqueue_local();
 }
 
 /* In a slot the root has these ops; the framework leaves the policy's out. */

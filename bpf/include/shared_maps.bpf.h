@@ -22,6 +22,13 @@ struct {
 	__type(value, struct policy_task);
 } policy_tasks SEC(".maps");
 
+/*
+ * Process id of scx_run. It changes when another process takes over, so it cannot be a
+ * constant; in a section of its own it is one load for a policy to read and, since
+ * the section is shared like the maps above, one store for all policies.
+ */
+volatile s32 policy_agent_tgid SEC(".data.agent") = -1;
+
 /* Written by scx_run only, which outlives a root that is attached again. */
 struct {
 	__uint(type, BPF_MAP_TYPE_TASK_STORAGE);

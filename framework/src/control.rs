@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! The control socket: one JSON line asks, one JSON line answers.
+//! The control socket: one JSON line asks, one JSON line answers; as many pairs as the client likes.
 //!
 //! It lies in a directory that only root can enter. Beside it, `run.json` says who is running, so that the next
 //! start can tell what became of the last one.
@@ -9,14 +9,18 @@ use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use crossbeam::channel::{Sender, bounded};
 use serde::{Deserialize, Serialize};
 
+use crate::engine::LetGo;
 use crate::hints::{HintRequest, Hinted};
-use crate::report::{Status, SwapReport};
+use crate::report::{Status, SwapReport, UpgradeReport};
 use crate::swap::Via;
 
 /// A swap as it is asked for.
@@ -37,7 +41,7 @@ pub struct SwapRequest {
 }
 
 /// What can be asked.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Request {
     /// How things stand.
@@ -46,6 +50,18 @@ pub enum Request {
     Swap(SwapRequest),
     /// Give, take away or list hints.
     Hint(HintRequest),
+    /// Hand over to another process, which runs this program.
+    Upgrade(PathBuf),
+    /// End and detach, also if the scheduler was to be kept.
+    Stop,
+    /// From a process that wants to take over: make it possible.
+    Offer,
+    /// From the same, when it is ready: let go.
+    Release,
+    /// From the same: it does not take over, and why. Also what the server makes of a hang-up.
+    Withdraw(String),
+    /// From the same: it has taken over.
+    Taken(Box<UpgradeReport>),
 }
 
 /// What is answered.
@@ -58,6 +74,12 @@ pub enum Response {
     Swapped(Box<SwapReport>),
     /// To `Hint`: the threads that have a hint, or had the one that is gone.
     Hints(Vec<Hinted>),
+    /// To `Upgrade`, when it is complete.
+    Upgraded(Box<UpgradeReport>),
+    /// To `Release`.
+    Released(LetGo),
+    /// It is done, and there is nothing to say.
+    Done,
     /// It did not work: one line that says why.
     Error(String),
 }
@@ -74,6 +96,11 @@ pub struct RunFile {
     pub policy: String,
 }
 
+/// How long the last answers may take to be written.
+const LAST_ANSWERS: Duration = Duration::from_secs(1);
+const SOCKET: &str = "control.sock";
+const RUN_FILE: &str = "run.json";
+
 /// The directory of the socket: `/run/scx_run`, or `$SCX_RUN_DIR`.
 pub fn dir() -> PathBuf {
     std::env::var_os("SCX_RUN_DIR").map_or_else(|| "/run/scx_run".into(), PathBuf::from)
@@ -82,18 +109,69 @@ pub fn dir() -> PathBuf {
 /// The socket and its threads; dropping it removes the files.
 pub struct Server {
     dir: PathBuf,
+    /// The files are another process's by now.
+    left: bool,
+    /// Requests that have not been answered.
+    pending: Arc<AtomicUsize>,
+}
+
+/// A socket that nobody knows of yet.
+pub struct Unpublished {
+    dir: PathBuf,
+    listener: Option<UnixListener>,
+}
+
+impl Unpublished {
+    /// Makes the socket, beside that of a process that may still be running.
+    pub fn new(dir: &Path) -> Result<Self> {
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(dir)
+            .with_context(|| format!("creating {}", dir.display()))?;
+        let socket = unpublished(dir);
+        // One of a former process with this id.
+        let _ = fs::remove_file(&socket);
+        let listener =
+            UnixListener::bind(&socket).with_context(|| format!("creating {}", socket.display()))?;
+        fs::set_permissions(&socket, fs::Permissions::from_mode(0o600))
+            .with_context(|| format!("protecting {}", socket.display()))?;
+        Ok(Unpublished { dir: dir.into(), listener: Some(listener) })
+    }
+
+    /// Puts it in the place of whatever was there, at once, and starts to answer: calls go to `calls`.
+    pub fn publish(mut self, policy: &str, calls: Sender<Call>) -> Result<Server> {
+        let dir = self.dir.clone();
+        let socket = dir.join(SOCKET);
+        fs::rename(unpublished(&dir), &socket).with_context(|| format!("creating {}", socket.display()))?;
+        let listener = self.listener.take().context("the socket is published already")?;
+        let server = Server { dir, left: false, pending: Arc::default() };
+        let run = RunFile { pid: std::process::id(), policy: policy.into() };
+        fs::write(server.dir.join(RUN_FILE), serde_json::to_vec(&run)?).context("writing run.json")?;
+        let pending = server.pending.clone();
+        thread::Builder::new().name("control".into()).spawn(move || accept(&listener, &calls, &pending))?;
+        Ok(server)
+    }
+}
+
+impl Drop for Unpublished {
+    fn drop(&mut self) {
+        if self.listener.is_some() {
+            // Nothing can be done about a file that cannot be removed.
+            let _ = fs::remove_file(unpublished(&self.dir));
+        }
+    }
+}
+
+fn unpublished(dir: &Path) -> PathBuf {
+    dir.join(format!("control-{}.sock", std::process::id()))
 }
 
 impl Server {
     /// Starts to listen. Calls go to `calls`. Also returns what a former scx_run left behind, if it did not end
     /// in order.
     pub fn start(dir: &Path, policy: &str, calls: Sender<Call>) -> Result<(Self, Option<RunFile>)> {
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(dir)
-            .with_context(|| format!("creating {}", dir.display()))?;
-        let socket = dir.join("control.sock");
+        let socket = dir.join(SOCKET);
         if UnixStream::connect(&socket).is_ok() {
             bail!(
                 "another scx_run is running (socket {}); use `scx_run swap` to change its policy",
@@ -101,22 +179,27 @@ impl Server {
             );
         }
         let left_behind = read_run_file(dir);
-        // A socket that refuses connections is what a killed scx_run leaves.
-        let _ = fs::remove_file(&socket);
-        let listener =
-            UnixListener::bind(&socket).with_context(|| format!("creating {}", socket.display()))?;
-        fs::set_permissions(&socket, fs::Permissions::from_mode(0o600))
-            .with_context(|| format!("protecting {}", socket.display()))?;
-        let run = RunFile { pid: std::process::id(), policy: policy.into() };
-        fs::write(dir.join("run.json"), serde_json::to_vec(&run)?).context("writing run.json")?;
-        thread::Builder::new().name("control".into()).spawn(move || accept(&listener, &calls))?;
-        Ok((Server { dir: dir.into() }, left_behind))
+        // It replaces a socket that refuses connections, which is what a killed scx_run leaves.
+        Ok((Unpublished::new(dir)?.publish(policy, calls)?, left_behind))
+    }
+
+    /// Leaves the files to the process that has taken over.
+    pub fn leave(mut self) {
+        self.left = true;
     }
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
-        for name in ["control.sock", "run.json"] {
+        // The process is about to end, and whoever has been given an answer shall get it.
+        let start = Instant::now();
+        while self.pending.load(Ordering::Acquire) > 0 && start.elapsed() < LAST_ANSWERS {
+            thread::sleep(Duration::from_millis(1));
+        }
+        if self.left {
+            return;
+        }
+        for name in [SOCKET, RUN_FILE] {
             // Nothing can be done about a file that cannot be removed while ending.
             let _ = fs::remove_file(self.dir.join(name));
         }
@@ -125,29 +208,74 @@ impl Drop for Server {
 
 /// What the last scx_run wrote about itself, if it is still there.
 pub fn read_run_file(dir: &Path) -> Option<RunFile> {
-    serde_json::from_slice(&fs::read(dir.join("run.json")).ok()?).ok()
+    serde_json::from_slice(&fs::read(dir.join(RUN_FILE)).ok()?).ok()
 }
 
-fn accept(listener: &UnixListener, calls: &Sender<Call>) {
+fn accept(listener: &UnixListener, calls: &Sender<Call>, pending: &Arc<AtomicUsize>) {
     for stream in listener.incoming().flatten() {
-        let calls = calls.clone();
+        let (calls, pending) = (calls.clone(), pending.clone());
+        let body = move || serve(&stream, &calls, &pending);
         // A client that hangs up or talks nonsense is its own problem.
-        let _ = thread::Builder::new().name("control-call".into()).spawn(move || serve(&stream, &calls));
+        let _ = thread::Builder::new().name("control-call".into()).spawn(body);
     }
 }
 
-fn serve(stream: &UnixStream, calls: &Sender<Call>) -> Result<()> {
+fn serve(stream: &UnixStream, calls: &Sender<Call>, pending: &AtomicUsize) -> Result<()> {
+    let mut taking_over = false;
+    let outcome = converse(stream, calls, pending, &mut taking_over);
+    if taking_over {
+        let why = "the new scx_run ended before it had taken over".to_owned();
+        calls.send((Request::Withdraw(why), bounded(1).0))?;
+    }
+    outcome
+}
+
+/// Answers until the client hangs up. `taking_over`: it has been offered the scheduler and has not said that it has it,
+/// or does not want it.
+fn converse(
+    stream: &UnixStream,
+    calls: &Sender<Call>,
+    pending: &AtomicUsize,
+    taking_over: &mut bool,
+) -> Result<()> {
+    let mut lines = BufReader::new(stream);
     let mut line = String::new();
-    BufReader::new(stream).read_line(&mut line)?;
-    let response = match serde_json::from_str(&line) {
-        Ok(request) => {
-            let (reply, answer) = bounded(1);
-            calls.send((request, reply))?;
-            answer.recv().unwrap_or_else(|_| Response::Error("scx_run is ending".into()))
-        }
-        Err(error) => Response::Error(format!("not a request: {error}")),
-    };
-    write_line(stream, &response)
+    while lines.read_line(&mut line)? > 0 {
+        let _pending = Pending::new(pending);
+        let response = match serde_json::from_str(&line) {
+            Ok(request) => {
+                let offer = request == Request::Offer;
+                if matches!(request, Request::Withdraw(_) | Request::Taken(_)) {
+                    *taking_over = false;
+                }
+                let (reply, answer) = bounded(1);
+                calls.send((request, reply))?;
+                let response = answer.recv().unwrap_or_else(|_| Response::Error("scx_run is ending".into()));
+                *taking_over |= offer && !matches!(response, Response::Error(_));
+                response
+            }
+            Err(error) => Response::Error(format!("not a request: {error}")),
+        };
+        write_line(stream, &response)?;
+        line.clear();
+    }
+    Ok(())
+}
+
+/// Counts a request for as long as it lives.
+struct Pending<'a>(&'a AtomicUsize);
+
+impl<'a> Pending<'a> {
+    fn new(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::AcqRel);
+        Pending(count)
+    }
+}
+
+impl Drop for Pending<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
 }
 
 fn write_line(mut stream: &UnixStream, message: &impl Serialize) -> Result<()> {
@@ -157,23 +285,37 @@ fn write_line(mut stream: &UnixStream, message: &impl Serialize) -> Result<()> {
     Ok(())
 }
 
+/// A connection to the running scx_run.
+pub struct Conversation(BufReader<UnixStream>);
+
+impl Conversation {
+    /// Connects. `None` if no scx_run is running.
+    pub fn open(dir: &Path) -> Result<Option<Self>> {
+        let socket = dir.join(SOCKET);
+        match UnixStream::connect(&socket) {
+            Ok(stream) => Ok(Some(Conversation(BufReader::new(stream)))),
+            Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
+                bail!("{} is open to root only; run it with sudo", socket.display())
+            }
+            Err(_) => Ok(None),
+        }
+    }
+
+    /// Asks, and waits for the answer.
+    pub fn ask(&mut self, request: &Request) -> Result<Response> {
+        write_line(self.0.get_ref(), request).context("asking the running scx_run")?;
+        let mut line = String::new();
+        self.0.read_line(&mut line).context("reading its answer")?;
+        if line.is_empty() {
+            bail!("the running scx_run ended before it answered");
+        }
+        serde_json::from_str(&line).context("its answer makes no sense: is it of another version?")
+    }
+}
+
 /// Asks the running scx_run. `None` if there is none.
 pub fn call(dir: &Path, request: &Request) -> Result<Option<Response>> {
-    let socket = dir.join("control.sock");
-    let stream = match UnixStream::connect(&socket) {
-        Ok(stream) => stream,
-        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
-            bail!("{} is open to root only; run it with sudo", socket.display())
-        }
-        Err(_) => return Ok(None),
-    };
-    write_line(&stream, request).context("asking the running scx_run")?;
-    let mut line = String::new();
-    BufReader::new(&stream).read_line(&mut line).context("reading its answer")?;
-    if line.is_empty() {
-        bail!("the running scx_run ended before it answered");
-    }
-    Ok(Some(serde_json::from_str(&line).context("its answer makes no sense: is it of another version?")?))
+    Conversation::open(dir)?.map(|mut conversation| conversation.ask(request)).transpose()
 }
 
 #[cfg(test)]
@@ -200,6 +342,33 @@ mod tests {
         drop(server);
         assert!(call(&dir, &Request::Status).unwrap().is_none());
         assert_eq!(read_run_file(&dir), None);
+        fs::remove_dir_all(&dir).unwrap();
+    }
+
+    #[test]
+    fn whoever_hangs_up_while_taking_over_withdraws() {
+        let dir = std::env::temp_dir().join(format!("scx_run-takeover-{}", std::process::id()));
+        let (calls, incoming) = unbounded::<Call>();
+        let (old, _) = Server::start(&dir, "fifo", calls.clone()).unwrap();
+        let mut conversation = Conversation::open(&dir).unwrap().unwrap();
+        thread::spawn(move || {
+            let (request, reply) = incoming.recv().unwrap();
+            assert_eq!(request, Request::Offer);
+            reply.send(Response::Done).unwrap();
+            let (request, reply) = incoming.recv().unwrap();
+            assert!(matches!(request, Request::Withdraw(_)), "{request:?}");
+            drop(reply);
+        });
+        conversation.ask(&Request::Offer).unwrap();
+        // Another socket takes the place of the first, whose owner leaves it.
+        let (new_calls, new_incoming) = unbounded::<Call>();
+        let new = Unpublished::new(&dir).unwrap().publish("vtime", new_calls).unwrap();
+        drop(conversation);
+        old.leave();
+        assert_eq!(read_run_file(&dir).unwrap().policy, "vtime");
+        thread::spawn(move || new_incoming.recv().unwrap().1.send(Response::Done).unwrap());
+        assert!(matches!(call(&dir, &Request::Status).unwrap(), Some(Response::Done)));
+        drop((new, calls));
         fs::remove_dir_all(&dir).unwrap();
     }
 }

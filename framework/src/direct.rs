@@ -1,16 +1,18 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! A policy attached by itself: the way to measure what the root costs, and to run what fits no slot.
 
+use std::collections::BTreeMap;
 use std::os::fd::BorrowedFd;
 
 use anyhow::{Context, Result};
 use libbpf_rs::{Link, MapCore as _, MapHandle};
 use scx_utils::compat;
 
-use crate::agent::{Agent, AgentStatus};
+use crate::agent::{AgentStatus, Agents};
 use crate::exit::ExitInfo;
 use crate::hints::Hints;
 use crate::policy::{HINTS, LoadedPolicy, OpenPolicy, PolicyInForce};
+use crate::slow_path::SlowPathStatus;
 
 /// A policy that is its own root scheduler.
 pub struct Direct {
@@ -42,16 +44,15 @@ impl Direct {
             .context("the policy's sched_ext_ops are gone")?;
         let link = map.attach_struct_ops().with_context(|| format!("attaching {name}"))?;
         self.link = Some(link);
-        self.policy.start_agent()?;
-        if let Some(agent) = self.policy.agent() {
-            agent.set_present(true);
-        }
+        self.policy.start_half()?;
+        self.policy.set_in_force(true);
         Ok(())
     }
 
     /// Detaches the policy. Why it ended, as the kernel saw it.
     pub fn detach(&mut self) -> Result<ExitInfo> {
         self.link = None;
+        self.policy.set_in_force(false);
         self.exit_info()
     }
 
@@ -67,7 +68,17 @@ impl Direct {
 
     /// What the policy's agent has done, if it has one.
     pub fn agent_status(&self) -> Option<AgentStatus> {
-        self.policy.agent().map(Agent::status)
+        self.policy.agent().map(Agents::status)
+    }
+
+    /// What the policy's slow path has done, if it has one.
+    pub fn slow_path_status(&self) -> Option<SlowPathStatus> {
+        self.policy.slow_path_status()
+    }
+
+    /// What the policy has counted.
+    pub fn counts(&self) -> BTreeMap<String, u64> {
+        self.policy.counts()
     }
 
     /// The policy's map of hints. Whatever is not built on policy.bpf.h has none.

@@ -63,6 +63,12 @@ impl Globals {
     /// Writes a variable's value before the object is loaded. Does nothing if there is no such variable.
     pub fn set(&self, object: &mut OpenObject, name: &str, value: u64) -> Result<()> {
         let Some(global) = self.get(name) else { return Ok(()) };
+        self.set_bytes(object, name, &value.to_ne_bytes()[..global.size.min(8)])
+    }
+
+    /// Writes the beginning of a variable, an array perhaps.
+    pub fn set_bytes(&self, object: &mut OpenObject, name: &str, bytes: &[u8]) -> Result<()> {
+        let Some(global) = self.get(name) else { return Ok(()) };
         for mut map in object.maps_mut() {
             if !names_section(&map.name().to_string_lossy(), &global.section) {
                 continue;
@@ -70,8 +76,9 @@ impl Globals {
             let data = map.initial_value_mut().context("the section has no data")?;
             let slot = data
                 .get_mut(global.offset..global.offset + global.size)
+                .and_then(|slot| slot.get_mut(..bytes.len()))
                 .with_context(|| format!("{name} lies outside its section"))?;
-            slot.copy_from_slice(&value.to_ne_bytes()[..global.size.min(8)]);
+            slot.copy_from_slice(bytes);
             return Ok(());
         }
         bail!("the object has no section {}", global.section)

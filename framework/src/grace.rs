@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! Waiting until no CPU runs in a BPF program that was entered before.
 
-use std::io;
+use anyhow::Result;
+use rustix::thread::CpuSet;
 
-use anyhow::{Result, bail};
+use crate::affinity;
 
 const MEMBARRIER_CMD_GLOBAL: libc::c_int = 1;
 
@@ -19,34 +20,12 @@ pub(crate) fn wait() -> Result<()> {
 }
 
 fn visit_all_cpus() -> Result<()> {
-    let before = affinity()?;
-    for cpu in 0..libc::CPU_SETSIZE as usize {
-        // SAFETY: all-zeroes is a valid, empty cpu_set_t.
-        let mut one: libc::cpu_set_t = unsafe { std::mem::zeroed() };
-        // SAFETY: `cpu` is below CPU_SETSIZE.
-        unsafe { libc::CPU_SET(cpu, &mut one) };
+    let before = affinity::get()?;
+    for cpu in 0..CpuSet::MAX_CPU {
         // A CPU that is offline or absent runs no op: the error is the answer.
-        let _ = set_affinity(&one);
+        let _ = affinity::keep_to(cpu);
     }
-    set_affinity(&before)
-}
-
-fn affinity() -> Result<libc::cpu_set_t> {
-    // SAFETY: all-zeroes is a valid, empty cpu_set_t.
-    let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
-    // SAFETY: `set` is valid for writes of the size passed.
-    if unsafe { libc::sched_getaffinity(0, size_of_val(&set), &mut set) } != 0 {
-        bail!("reading this thread's affinity: {}", io::Error::last_os_error());
-    }
-    Ok(set)
-}
-
-fn set_affinity(set: &libc::cpu_set_t) -> Result<()> {
-    // SAFETY: `set` is valid for reads of the size passed.
-    if unsafe { libc::sched_setaffinity(0, size_of_val(set), set) } != 0 {
-        bail!("setting this thread's affinity: {}", io::Error::last_os_error());
-    }
-    Ok(())
+    affinity::set(&before)
 }
 
 #[cfg(test)]
@@ -55,9 +34,8 @@ mod tests {
 
     #[test]
     fn visiting_all_cpus_restores_the_affinity() {
-        let before = affinity().unwrap();
+        let before = affinity::get().unwrap();
         visit_all_cpus().unwrap();
-        // SAFETY: both sets are initialised.
-        assert!(unsafe { libc::CPU_EQUAL(&before, &affinity().unwrap()) });
+        assert_eq!(before, affinity::get().unwrap());
     }
 }

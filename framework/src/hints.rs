@@ -195,31 +195,19 @@ fn numbers(dir: &str) -> Vec<i32> {
 }
 
 impl Target {
-    /// Does something with each live thread that this means.
-    fn each(&self, mut f: impl FnMut(Thread) -> Result<()>) -> Result<()> {
-        let mut visit = |pid| match Thread::open(pid) {
-            Some(thread) if thread.is(self) => f(thread),
-            _ => Ok(()),
+    /// The live threads that this means, each opened when it is asked for.
+    fn threads(&self) -> impl Iterator<Item = Thread> {
+        let (one, processes) = match self {
+            Target::Pid(pid) => (Some(*pid), Vec::new()),
+            _ => (None, numbers("/proc")),
         };
-        if let Target::Pid(pid) = self {
-            return visit(*pid);
-        }
-        for process in numbers("/proc") {
-            for thread in numbers(&format!("/proc/{process}/task")) {
-                visit(thread)?;
-            }
-        }
-        Ok(())
+        let all = processes.into_iter().flat_map(|process| numbers(&format!("/proc/{process}/task")));
+        one.into_iter().chain(all).filter_map(Thread::open).filter(|thread| thread.is(self))
     }
 
     /// Fails if it means nobody.
     pub fn check(&self) -> Result<()> {
-        let mut found = false;
-        self.each(|_| {
-            found = true;
-            Ok(())
-        })?;
-        if found { Ok(()) } else { bail!(self.nobody()) }
+        if self.threads().next().is_some() { Ok(()) } else { bail!(self.nobody()) }
     }
 
     /// What to say if it means nobody.
@@ -250,7 +238,7 @@ impl Hints {
     /// Opens every thread of the machine unless it is asked for one: not for a thread that has to be quick.
     pub fn serve(&self, request: &HintRequest) -> Result<Vec<Hinted>> {
         let mut hinted = Vec::new();
-        request.target.each(|thread| {
+        for thread in request.target.threads() {
             let key = thread.fd.as_raw_fd().to_ne_bytes();
             let hint = match request.action {
                 Action::Set(hint) => self.set(&key, hint, thread.pid)?,
@@ -259,8 +247,7 @@ impl Hints {
                 Action::List => self.get(&key),
             };
             hinted.extend(hint.map(|hint| thread.with(hint)));
-            Ok(())
-        })?;
+        }
         if hinted.is_empty() && matches!(request.action, Action::Set(_)) {
             bail!(request.target.nobody());
         }
@@ -323,8 +310,15 @@ mod tests {
     #[test]
     fn threads_are_found_by_id_and_name() {
         let (sender, receiver) = std::sync::mpsc::channel::<()>();
+        let (begun, has_begun) = std::sync::mpsc::channel();
         let name = "a-rather-long-name";
-        let thread = std::thread::Builder::new().name(name.into()).spawn(move || receiver.recv()).unwrap();
+        let rest = move || {
+            begun.send(()).unwrap();
+            receiver.recv()
+        };
+        let thread = std::thread::Builder::new().name(name.into()).spawn(rest).unwrap();
+        // It gives itself its name.
+        has_begun.recv().unwrap();
         Target::Comm(name.into()).check().unwrap();
         Target::Pid(std::process::id() as i32).check().unwrap();
         drop(sender);

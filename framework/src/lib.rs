@@ -9,15 +9,20 @@
 //! | [`root`] | the root scheduler and its slots |
 //! | [`direct`] | a policy attached by itself, without the root |
 //! | [`agent`] | policies in Rust: messages, transactions, a simulated kernel |
+//! | [`slow_path`] | halves in Rust of policies that schedule in BPF |
+//! | [`llc`] | last-level caches, for policies that have a queue for each |
+//! | [`pins`] | a scheduler that outlives its process: what is pinned in bpffs |
 //! | [`swap`] | the swap protocol as a state machine, without a kernel |
 //! | [`engine`] | runs policies: drives swaps, measures, watches for trouble |
 //! | [`census`] | who waits, and for how long: finds lost tasks |
 //! | [`hints`] | what users say of the needs of tasks |
 //! | [`latency`] | latency of scheduling, for any scheduler |
 //! | [`exit`] | why the kernel threw a scheduler out, in plain words |
+//! | [`affinity`] | the CPUs that a thread may run on |
 //! | [`signals`] | being told to end |
 //! | [`control`] | the control socket of a running `scx_run` |
 
+pub mod affinity;
 pub mod agent;
 pub mod census;
 pub mod control;
@@ -31,12 +36,18 @@ pub mod hints;
 pub mod kernel;
 pub mod latency;
 mod libbpf_log;
+pub mod llc;
+pub mod pins;
 pub mod policy;
 pub mod report;
 pub mod root;
 mod scheduler;
 pub mod signals;
+pub mod slow_path;
 pub mod swap;
+
+/// Version of this framework, and of everything in the workspace.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 pub use libbpf_log::capture as capture_libbpf_log;
 

@@ -1,27 +1,28 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! The root scheduler: attached once, its ops tail-call into the policy of the active slot.
 
-use std::collections::BTreeSet;
-use std::mem::MaybeUninit;
+mod keep;
+mod open;
+
+use std::collections::BTreeMap;
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::ptr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
-use libbpf_rs::{Link, MapCore as _, MapFlags, MapHandle, Object, OpenObject, ProgramInput, skel::Skel as _};
-use scx_utils::{compat, scx_ops_attach, scx_ops_load, scx_ops_open};
+use libbpf_rs::{Link, MapCore as _, MapFlags, MapHandle, Object, ProgramInput, skel::Skel as _};
+use scx_utils::{scx_ops_attach, scx_ops_load};
 
-use crate::agent::{Agent, AgentStatus};
+use crate::agent::{AgentStatus, Agents};
 use crate::exit::ExitInfo;
-use crate::globals::{Globals, btf_of};
+use crate::globals::Globals;
 use crate::grace;
 use crate::hints::Hints;
 use crate::intf;
-use crate::libbpf_log;
-use crate::policy::{
-    DUMP_LEN, LoadedPolicy, OpenPolicy, ParamSpec, PolicyInForce, SharedMaps, load_error, program_fd,
-};
+use crate::pins::Pins;
+use crate::policy::{LoadedPolicy, OpenPolicy, ParamSpec, PolicyInForce, SharedMaps, load_error, program_fd};
+use crate::slow_path::SlowPathStatus;
 use crate::swap::SlotId;
 
 #[allow(
@@ -35,89 +36,12 @@ use crate::swap::SlotId;
 mod skel {
     include!(concat!(env!("OUT_DIR"), "/root_skel.rs"));
 }
-use skel::{RootSkel, RootSkelBuilder, types};
+use open::{BASE_OPS, OPTIONAL_OPS, Opened, open};
+pub use open::{RootOptions, all_ops, ops_for};
+use skel::RootSkel;
 
 /// Number of slots.
 pub const NR_SLOTS: usize = intf::slot_consts_NR_SLOTS as usize;
-
-/// Ops that the root always has: what every policy needs, and what costs nothing until it happens.
-const BASE_OPS: &[&str] = &[
-    "select_cpu",
-    "enqueue",
-    "dispatch",
-    "cpu_release",
-    "cpu_online",
-    "cpu_offline",
-    "enable",
-    "dump",
-    "exit",
-];
-
-/// Declares the optional ops once, by their field in `struct sched_ext_ops` and by name.
-macro_rules! optional_ops {
-    ($($op:ident $name:literal),* $(,)?) => {
-        /// Ops that the root has only if a policy that may come into a slot has them: each costs at every
-        /// context switch, wakeup or tick, whether the active policy uses it or not.
-        const OPTIONAL_OPS: &[&str] = &[$($name),*];
-
-        /// Leaves out those that are not wanted.
-        fn leave_out_ops(ops: &mut types::sched_ext_ops, wanted: &BTreeSet<String>) {
-            $(if !wanted.contains($name) {
-                ops.$op = ptr::null_mut();
-            })*
-        }
-    };
-}
-
-optional_ops!(
-    dequeue "dequeue",
-    tick "tick",
-    runnable "runnable",
-    running "running",
-    stopping "stopping",
-    quiescent "quiescent",
-    r#yield "yield",
-    set_weight "set_weight",
-    set_cpumask "set_cpumask",
-    update_idle "update_idle",
-    cpu_acquire "cpu_acquire",
-    exit_task "exit_task",
-    disable "disable",
-    dump_cpu "dump_cpu",
-    dump_task "dump_task",
-);
-
-/// What is fixed when the root is attached.
-#[derive(Debug, Clone)]
-pub struct RootOptions {
-    /// Optional ops to have (see [`ops_for`]).
-    pub ops: BTreeSet<String>,
-    /// Only tasks of class SCHED_EXT are scheduled, not all normal ones.
-    pub partial: bool,
-    /// Longest a runnable task may wait before the kernel ends the scheduler, ms; 0 for the kernel's default
-    /// of 30 s.
-    pub timeout_ms: u32,
-    /// First epoch to give out, so that epochs go on across re-attachments.
-    pub first_epoch: u64,
-}
-
-/// The optional ops among `wanted`. Fails on an op that no slot can have.
-pub fn ops_for<S: AsRef<str>>(wanted: &[S]) -> Result<BTreeSet<String>> {
-    let mut ops = BTreeSet::new();
-    for op in wanted.iter().map(AsRef::as_ref) {
-        if OPTIONAL_OPS.contains(&op) {
-            ops.insert(op.to_owned());
-        } else if !BASE_OPS.contains(&op) {
-            bail!("op {op} cannot go through the root scheduler; run the policy with --direct");
-        }
-    }
-    Ok(ops)
-}
-
-/// All optional ops.
-pub fn all_ops() -> BTreeSet<String> {
-    OPTIONAL_OPS.iter().map(|op| (*op).to_owned()).collect()
-}
 
 /// The route word, as `bpf/include/intf.h` lays it out.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -138,6 +62,14 @@ impl Route {
         let [e0, e1, e2, e3] = self.epoch.to_ne_bytes();
         u64::from_ne_bytes([field(self.active), dispatch, field(self.retired), 0, e0, e1, e2, e3])
     }
+
+    /// The reverse of `word`.
+    fn from_word(word: u64) -> Self {
+        let [active, _, retired, _, e0, e1, e2, e3] = word.to_ne_bytes();
+        let slot = |field: u8| (usize::from(field) < NR_SLOTS).then(|| SlotId::new(field.into()));
+        let epoch = u32::from_ne_bytes([e0, e1, e2, e3]);
+        Route { active: slot(active), retired: slot(retired), epoch }
+    }
 }
 
 /// The root scheduler, loaded and possibly attached.
@@ -149,6 +81,12 @@ pub struct Root {
     route: Route,
     options: RootOptions,
     next_epoch: u64,
+    /// See [`crate::pins::layout`].
+    layout: String,
+    /// What keeps it attached without this process, if anything does.
+    pins: Option<Pins>,
+    /// The pins are for a hand-over only: they go when this ends.
+    pins_are_temporary: bool,
 }
 
 // SAFETY: the skeleton's raw pointers lead into its own, leaked object, which no other thread knows of.
@@ -157,35 +95,12 @@ unsafe impl Send for Root {}
 impl Root {
     /// Loads the root scheduler. Nothing is attached yet. `hints` is the map with the hints that there are already.
     pub fn load(options: RootOptions, hints: Option<BorrowedFd<'_>>) -> Result<Self> {
-        libbpf_log::take();
-        // The skeleton borrows its storage for as long as it lives, and a root lives until it is replaced by
-        // a reload or the process ends: a few hundred bytes are leaked for each.
-        let storage: &'static mut MaybeUninit<OpenObject> = Box::leak(Box::new(MaybeUninit::uninit()));
-        let builder = RootSkelBuilder::default();
-        let mut skel =
-            scx_ops_open!(builder, storage, root_ops, None::<libbpf_rs::libbpf_sys::bpf_object_open_opts>)
-                .context("opening the root scheduler")?;
-        let globals = {
-            use libbpf_rs::skel::OpenSkel as _;
-            Globals::of(&btf_of(skel.open_object())?)
-        };
-
-        let ops = skel.struct_ops.root_ops_mut();
-        ops.exit_dump_len = DUMP_LEN;
-        if options.timeout_ms > 0 {
-            ops.timeout_ms = options.timeout_ms;
-        }
-        if options.partial {
-            ops.flags |= *compat::SCX_OPS_SWITCH_PARTIAL;
-        }
-        if options.ops.contains("update_idle") {
-            ops.flags |= *compat::SCX_OPS_KEEP_BUILTIN_IDLE;
-        }
-        leave_out_ops(ops, &options.ops);
+        let Opened { mut skel, globals, layout } = open(&options)?;
+        let agent = skel.maps.data_agent_data.as_mut().context("the root has no .data.agent")?;
+        agent.policy_agent_tgid = std::process::id() as i32;
         if let Some(hints) = hints {
             skel.maps.policy_hints.reuse_fd(hints).context("keeping the hints")?;
         }
-
         let skel =
             scx_ops_load!(skel, root_ops, uei).map_err(|error| load_error("the root scheduler", &error))?;
         put_program(
@@ -203,6 +118,9 @@ impl Root {
             route: Route::default(),
             options,
             next_epoch,
+            layout,
+            pins: None,
+            pins_are_temporary: false,
         })
     }
 
@@ -217,6 +135,7 @@ impl Root {
 
     /// Detaches the root: the kernel's default scheduler takes over. Why it ended, as the kernel saw it.
     pub fn detach(&mut self) -> Result<ExitInfo> {
+        self.unkeep()?;
         self.link = None;
         // The queues are gone with the attachment: a policy has to be prepared again before it may decide.
         self.route = Route { epoch: self.route.epoch, ..Route::default() };
@@ -252,12 +171,7 @@ impl Root {
             );
         }
         let slot = self.free_slot()?;
-        let maps = SharedMaps {
-            shared: self.skel.maps.policy_shared.as_fd(),
-            tasks: self.skel.maps.policy_tasks.as_fd(),
-            hints: self.skel.maps.policy_hints.as_fd(),
-        };
-        let loaded = policy.load_for_slot(assignments, self.next_epoch, maps)?;
+        let loaded = policy.load_for_slot(assignments, self.next_epoch, shared_maps(&self.skel))?;
         for (op, program) in loaded.ops() {
             if let Err(error) = put_program(self.skel.object(), op, slot.index() as u32, program_fd(&program))
             {
@@ -270,6 +184,10 @@ impl Root {
         }
         self.next_epoch += 1;
         self.slots[slot.index()] = Some(loaded);
+        if let Err(error) = self.pin_slot(slot) {
+            self.retire(slot)?;
+            return Err(error);
+        }
         Ok(slot)
     }
 
@@ -277,8 +195,9 @@ impl Root {
     pub fn prepare(&mut self, slot: SlotId) -> Result<()> {
         let (base, queues) = self.policy(slot)?.prepare()?;
         if let Some(policy) = &mut self.slots[slot.index()] {
-            policy.start_agent()?;
+            policy.start_half()?;
         }
+        self.pin_switch(slot)?;
         let bss = self.skel.maps.bss_data.as_mut().context("the root has no .bss")?;
         let desc = &mut bss.slots[slot.index()];
         desc.dsq_base = base;
@@ -290,35 +209,47 @@ impl Root {
     /// The flip: from the store on, the policy in `slot` makes every new decision, and dispatch empties what
     /// the one before it has queued. Returns how long the store took.
     pub fn flip(&mut self, slot: SlotId) -> Result<Duration> {
-        let epoch = self.policy(slot)?.in_force.epoch as u32;
+        let policy = self.policy(slot)?;
+        policy.catch_up()?;
+        let epoch = policy.in_force.epoch as u32;
         self.route =
             Route { active: Some(slot), retired: self.route.active.filter(|old| *old != slot), epoch };
         let word = self.route.word();
         let cell = self.route_cell()?;
         // The next one's agent is at work before it is asked anything, and the last one's until it is not.
-        self.set_present(slot, true);
+        self.set_in_force(slot, true);
         let start = Instant::now();
         cell.store(word, Ordering::SeqCst);
         let took = start.elapsed();
         if let Some(old) = self.route.retired {
-            self.set_present(old, false);
+            self.set_in_force(old, false);
         }
         Ok(took)
     }
 
-    fn set_present(&self, slot: SlotId, present: bool) {
-        if let Some(agent) = self.agent(slot) {
-            agent.set_present(present);
+    fn set_in_force(&self, slot: SlotId, in_force: bool) {
+        if let Some(policy) = &self.slots[slot.index()] {
+            policy.set_in_force(in_force);
         }
     }
 
-    fn agent(&self, slot: SlotId) -> Option<&Agent> {
+    fn agent(&self, slot: SlotId) -> Option<&Agents> {
         self.slots[slot.index()].as_ref().and_then(LoadedPolicy::agent)
     }
 
     /// What the agent of the policy in a slot has done, if it has one.
     pub fn agent_status(&self, slot: SlotId) -> Option<AgentStatus> {
-        self.agent(slot).map(Agent::status)
+        self.agent(slot).map(Agents::status)
+    }
+
+    /// What the slow path of the policy in a slot has done, if it has one.
+    pub fn slow_path_status(&self, slot: SlotId) -> Option<SlowPathStatus> {
+        self.slots[slot.index()].as_ref().and_then(LoadedPolicy::slow_path_status)
+    }
+
+    /// What the policy in a slot has counted.
+    pub fn counts(&self, slot: SlotId) -> BTreeMap<String, u64> {
+        self.slots[slot.index()].as_ref().map(LoadedPolicy::counts).unwrap_or_default()
     }
 
     /// Tasks still queued in a slot's queues; wakes idle CPUs if there are any. With `push`, some of them are put
@@ -342,10 +273,14 @@ impl Root {
         }
         // After this nobody looks at the slot's queues or runs in its programs.
         grace::wait()?;
-        let Some(policy) = self.slots[slot.index()].take() else { return Ok(()) };
-        for (op, _) in policy.ops() {
+        // All ops: of a policy that was taken over from another version, this one may not know which it had.
+        for op in BASE_OPS.iter().chain(OPTIONAL_OPS) {
             self.clear_program(op, slot)?;
         }
+        self.unpin_slot(slot)?;
+        // Its half in this process, if it has one, and its timers end here.
+        drop(self.slots[slot.index()].take());
+        self.write_state()?;
         let left = self.run_on_slot(&self.skel.progs.slot_destroy, slot, false)?;
         let bss = self.skel.maps.bss_data.as_mut().context("the root has no .bss")?;
         bss.slots[slot.index()].nr_dsqs = 0;
@@ -437,9 +372,14 @@ impl Root {
     }
 
     fn clear_program(&self, op: &str, slot: SlotId) -> Result<()> {
-        let map = op_slots(self.skel.object(), op)?;
-        map.delete(&(slot.index() as u32).to_ne_bytes())
-            .with_context(|| format!("taking {op} out of slot {}", slot.index()))
+        // The root needs no array for what it handles itself.
+        let Ok(map) = op_slots(self.skel.object(), op) else { return Ok(()) };
+        match map.delete(&(slot.index() as u32).to_ne_bytes()) {
+            Err(error) if error.kind() != libbpf_rs::ErrorKind::NotFound => {
+                Err(error).with_context(|| format!("taking {op} out of slot {}", slot.index()))
+            }
+            _ => Ok(()),
+        }
     }
 
     fn run_on_slot(&self, program: &libbpf_rs::ProgramMut<'_>, slot: SlotId, push: bool) -> Result<u32> {
@@ -452,6 +392,16 @@ impl Root {
             .test_run(ProgramInput { context_in: Some(bytes), ..Default::default() })
             .with_context(|| format!("running {}", program.name().to_string_lossy()))?;
         Ok(args.nr_queued)
+    }
+}
+
+/// The maps that policies in slots share with the root.
+fn shared_maps<'a>(skel: &'a RootSkel<'_>) -> SharedMaps<'a> {
+    SharedMaps {
+        shared: skel.maps.policy_shared.as_fd(),
+        tasks: skel.maps.policy_tasks.as_fd(),
+        hints: skel.maps.policy_hints.as_fd(),
+        agent: skel.maps.data_agent.as_fd(),
     }
 }
 
@@ -480,12 +430,8 @@ mod tests {
         assert_eq!(bytes(route)[4..], 7u32.to_ne_bytes());
         let draining = Route { retired: Some(SlotId::new(1)), ..route };
         assert_eq!(bytes(draining)[..4], [2, NR_SLOTS as u8, 1, 0]);
-    }
-
-    #[test]
-    fn ops_are_optional_base_or_refused() {
-        assert!(ops_for(&["enqueue", "dispatch"]).unwrap().is_empty());
-        assert_eq!(ops_for(&["tick", "enqueue"]).unwrap(), BTreeSet::from(["tick".to_owned()]));
-        assert!(ops_for(&["sub_attach"]).unwrap_err().to_string().contains("--direct"));
+        for route in [Route::default(), route, draining] {
+            assert_eq!(Route::from_word(route.word()), route);
+        }
     }
 }

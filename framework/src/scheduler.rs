@@ -47,8 +47,8 @@ impl Scheduler {
         Ok(Scheduler::Root(Box::new(root)))
     }
 
-    /// Attaches it and puts its policy in force.
-    pub fn activate(&mut self) -> Result<()> {
+    /// Attaches it, puts its policy in force and, with `keep`, pins it.
+    pub fn activate(&mut self, keep: bool) -> Result<()> {
         match self {
             Scheduler::Direct(direct) => direct.attach(),
             Scheduler::Root(root) => {
@@ -59,8 +59,16 @@ impl Scheduler {
                     .context("no slot holds a policy")?;
                 root.prepare(slot)?;
                 root.flip(slot)?;
-                Ok(())
+                if keep { root.keep(false) } else { Ok(()) }
             }
+        }
+    }
+
+    /// Whether it can be attached again once it is detached.
+    pub fn can_be_attached(&self) -> bool {
+        match self {
+            Scheduler::Root(root) => root.can_be_attached(),
+            Scheduler::Direct(_) => true,
         }
     }
 

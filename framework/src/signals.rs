@@ -14,3 +14,10 @@ pub fn listen() -> Result<Receiver<()>> {
     .context("handling signals")?;
     Ok(signals)
 }
+
+/// A reader of stdout that has seen enough, such as `head`, ends this process, as it does any other Unix program: for
+/// commands that only print. Those that run a scheduler have to detach it first.
+pub fn end_on_closed_pipe() {
+    // SAFETY: no handler is installed, only the default action.
+    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
+}

@@ -128,6 +128,11 @@ impl Machine {
         Ok(())
     }
 
+    /// Goes on with a swap that another process has begun and not brought to its end.
+    pub fn resume_drain(&mut self, slot: SlotId) {
+        self.phase = Phase::After { old: Some(slot), until: 0, drained: false, back: true };
+    }
+
     /// Flips back to the policy that a swap has replaced, if it is still loaded.
     pub fn flip_back(&mut self) -> Option<SlotId> {
         let old = match self.phase {
@@ -305,6 +310,17 @@ mod tests {
         machine.drained();
         machine.reported(250);
         assert_eq!(machine.step(250), Step::Retire(B));
+    }
+
+    #[test]
+    fn a_drain_that_another_process_began_ends_in_retiring() {
+        let mut machine = Machine::default();
+        machine.resume_drain(A);
+        assert_eq!(machine.step(0), Step::Drain(A));
+        machine.drained();
+        assert_eq!(machine.step(0), Step::Report);
+        machine.reported(0);
+        assert_eq!(machine.step(0), Step::Retire(A));
     }
 
     proptest! {

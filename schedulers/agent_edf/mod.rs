@@ -26,12 +26,14 @@
 //! **When.** For periodic and latency-critical tasks whose deadlines are known, on a machine that is not overloaded.
 //! Not for throughput: a CPU is given one task at a time, so it idles from when that sleeps until the agent has
 //! decided, and every wakeup wakes the agent. Not where more tasks compute than would be through within
-//! `agent_timeout_us` (500 ms unless it is said): BPF then runs those that waited longer, in order of arrival.
+//! `max_wait_us` (2 s unless it is said): BPF then runs those that waited longer, in order of arrival.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
 use framework::agent::{CpuId, Enclave, MAX_TASKS, Policy, Refused, Settings, TaskId, Transaction};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 /// Tasks of a CPU that are remembered: one that runs and those that it is about to preempt, or has.
 const DEPTH: usize = 3;
@@ -43,16 +45,19 @@ const GRAIN: u64 = 50_000;
 /// Deadline, number of the entry, task: the earliest comes first, of equal ones the oldest.
 type Entry = Reverse<(u64, u64, TaskId)>;
 
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy, Default, Serialize, Deserialize)]
 struct Job {
     deadline: u64,
     share: u64,
     /// Run time in all at which its share is used up.
     spent_at: u64,
     /// When it is, if the task runs all the time from when it was given a CPU.
+    #[serde(skip)]
     until: u64,
+    #[serde(skip)]
     cpu: Option<CpuId>,
     /// Number of its entry in the heap: others of it are out of date.
+    #[serde(skip)]
     entry: u64,
 }
 
@@ -227,8 +232,26 @@ impl Policy for AgentEdf {
         if let Some(until) = running.map(|id| self.jobs[id.index()].until).min()
             && !self.heap.is_empty()
         {
-            enclave.wake_at(until);
+            enclave.wake_at(Some(until));
         }
+    }
+
+    fn state_version(&self) -> u32 {
+        1
+    }
+
+    fn save(&self, _enclave: &Enclave<'_>, id: TaskId) -> Option<Value> {
+        serde_json::to_value(self.jobs[id.index()]).ok()
+    }
+
+    /// A deadline that has been given stands.
+    fn restore(&mut self, enclave: &mut Enclave<'_>, id: TaskId, state: Value) -> bool {
+        let Ok(job) = serde_json::from_value::<Job>(state) else { return false };
+        self.jobs[id.index()] = job;
+        if enclave.waits(id) {
+            self.preempted(enclave, id);
+        }
+        true
     }
 
     fn reset(&mut self) {

@@ -13,10 +13,14 @@ const MS: u64 = 1_000_000;
 const BOTH: u64 = 0b11;
 
 /// Without a hint: a deadline of 100 ms, a share of 10 ms.
-fn kernel(cpus: u32) -> Kernel {
+fn policy(cpus: u32) -> Box<dyn Policy> {
     let params =
         BTreeMap::from([("default_deadline_us".to_owned(), 100_000), ("slice_us".to_owned(), 10_000)]);
-    Kernel::new(cpus, new(&Settings { params, cpus }))
+    new(&Settings { params, cpus, cpu: None })
+}
+
+fn kernel(cpus: u32) -> Kernel {
+    Kernel::new(cpus, policy(cpus))
 }
 
 fn hinted(kernel: &mut Kernel, affinity: u64, deadline_ns: u64) -> TaskId {
@@ -25,17 +29,13 @@ fn hinted(kernel: &mut Kernel, affinity: u64, deadline_ns: u64) -> TaskId {
     task
 }
 
-fn order(kernel: &Kernel) -> Vec<TaskId> {
-    kernel.history().iter().map(|(task, _)| *task).collect()
-}
-
 fn running(kernel: &Kernel, cpus: u32) -> Vec<Option<TaskId>> {
     (0..cpus).map(|cpu| kernel.running(CpuId(cpu))).collect()
 }
 
 fn assert_accounted(kernel: &Kernel) {
     let status = kernel.status();
-    assert_eq!(status.queued, status.committed + status.overdue + status.left + status.waiting, "{status:?}");
+    assert!(status.is_balanced(), "{status:?}");
 }
 
 #[test]
@@ -60,13 +60,13 @@ fn two_cpus_run_the_two_earliest() {
     let tasks: Vec<_> = [40, 20, 10, 30].map(|ms| hinted(&mut kernel, BOTH, ms * MS)).into();
     tasks.iter().for_each(|task| kernel.wake(*task));
     kernel.run_agent();
-    assert_eq!(order(&kernel), [tasks[2], tasks[1]]);
+    assert_eq!(kernel.order(), [tasks[2], tasks[1]]);
     kernel.block(tasks[1]);
     kernel.run_agent();
-    assert_eq!(order(&kernel)[2..], [tasks[3]]);
+    assert_eq!(kernel.order()[2..], [tasks[3]]);
     kernel.block(tasks[2]);
     kernel.run_agent();
-    assert_eq!(order(&kernel)[3..], [tasks[0]]);
+    assert_eq!(kernel.order()[3..], [tasks[0]]);
 }
 
 #[test]
@@ -79,7 +79,7 @@ fn an_earlier_deadline_preempts_the_latest_and_a_later_one_nobody() {
     let later = kernel.spawn(BOTH);
     kernel.wake(later);
     kernel.advance(MS);
-    assert_eq!(order(&kernel), [near, far]);
+    assert_eq!(kernel.order(), [near, far]);
 
     let urgent = hinted(&mut kernel, BOTH, 5 * MS);
     kernel.wake(urgent);
@@ -193,7 +193,7 @@ fn a_task_that_bpf_has_run_meanwhile_is_not_run_twice() {
     kernel.wake(b);
     kernel.overdue(b);
     kernel.run_agent();
-    assert_eq!(order(&kernel), [a]);
+    assert_eq!(kernel.order(), [a]);
     let status = kernel.status();
     assert_eq!((status.committed, status.overdue, status.waiting), (1, 1, 0));
 }
@@ -209,10 +209,10 @@ fn late_outcomes_and_repeated_messages_change_nothing() {
     }
     kernel.run_agent();
     // They run and sleep before the agent hears that they were placed.
-    assert_eq!(order(&kernel), tasks[..2]);
+    assert_eq!(kernel.order(), tasks[..2]);
     tasks[..2].iter().for_each(|task| kernel.block(*task));
     kernel.run_agent();
-    assert_eq!(order(&kernel), tasks[..4]);
+    assert_eq!(kernel.order(), tasks[..4]);
     kernel.hold_outcomes(false);
     kernel.advance(200 * MS);
     for task in &tasks[2..] {
@@ -258,4 +258,24 @@ fn a_hint_counts_from_the_next_wakeup_on() {
     kernel.wake(a);
     kernel.run_agent();
     assert_eq!(kernel.running(CpuId(0)), Some(a));
+}
+
+#[test]
+fn a_deadline_that_was_given_stands_after_an_upgrade() {
+    let mut kernel = kernel(1);
+    let [first, second] = [hinted(&mut kernel, 1, 50 * MS), hinted(&mut kernel, 1, 50 * MS)];
+    kernel.wake(first);
+    kernel.advance(2 * MS);
+    kernel.wake(second);
+    kernel.advance(2 * MS);
+    // It makes room, and has waited for less long than the second from then on.
+    let urgent = hinted(&mut kernel, 1, 10 * MS);
+    kernel.wake(urgent);
+    kernel.advance(MS);
+    assert_eq!(kernel.running(CpuId(0)), Some(urgent));
+    kernel.upgrade(|_| policy(1));
+    kernel.block(urgent);
+    kernel.run_agent();
+    assert_eq!(kernel.running(CpuId(0)), Some(first));
+    assert_accounted(&kernel);
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! The command line.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -23,6 +23,17 @@ pub struct Cli {
 pub enum Command {
     /// Replace the policy of the running scx_run
     Swap(SwapArgs),
+    /// Hand the running scheduler to another process, such as one of a new version, while it goes on scheduling
+    Upgrade {
+        /// The scx_run that takes over; this one if it is not said
+        #[arg(long, value_name = "PATH")]
+        binary: Option<PathBuf>,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// End the running scx_run, or detach a scheduler that was kept (--keep) without one
+    Stop,
     /// Say what is attached and in force, as the kernel and the running scx_run have it
     Status {
         /// Print JSON
@@ -67,7 +78,7 @@ pub enum Command {
 #[derive(Debug, Args)]
 pub struct RunArgs {
     /// Policy to run: name of a built-in one (see `scx_run list`), or path of a .bpf.o
-    #[arg(long, value_name = "NAME|PATH", required = true)]
+    #[arg(long, value_name = "NAME|PATH", required_unless_present = "take_over")]
     pub policy: Option<String>,
     /// Set a parameter of the policy; repeatable
     #[arg(long = "param", value_name = "NAME=VALUE")]
@@ -87,13 +98,19 @@ pub struct RunArgs {
     /// Attach the policy by itself, without the root scheduler: no slots, no live swap
     #[arg(long)]
     pub direct: bool,
+    /// Leave the scheduler attached when scx_run ends, for whatever reason; BPF goes on alone
+    #[arg(long)]
+    pub keep: bool,
+    /// Take over the scheduler of the running scx_run, or one that was kept, without detaching it
+    #[arg(long, conflicts_with_all = ["policy", "params", "direct", "partial", "timeout", "ops"])]
+    pub take_over: bool,
     /// Swap to a policy at a time after the start, such as vtime@5s; repeatable
     #[arg(long = "swap-to", value_name = "NAME@TIME", value_parser = swap_to)]
     pub swap_to: Vec<(String, Duration)>,
     /// How long a replaced policy stays loaded for a way back, for --swap-to
     #[arg(long, value_parser = duration, default_value = "5s")]
     pub hold: Duration,
-    /// Window in which --swap-to measures the delay, before the flip and across it
+    /// Window in which --swap-to and --take-over measure the delay, before and across
     #[arg(long, value_parser = duration, default_value = "200ms")]
     pub window: Duration,
     /// If the kernel ends the policy, attach this one in its place

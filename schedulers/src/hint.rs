@@ -11,6 +11,7 @@ use framework::hints::{Action, Class, Hint, HintRequest, Hinted, Target};
 use framework::latency;
 
 use crate::cli::{HintArgs, duration};
+use crate::client::nobody;
 
 /// What a hint may say, and how.
 const HOW: &str = "deadline=5ms, slice=1ms, class=latency|normal|batch";
@@ -28,7 +29,7 @@ pub fn hint(args: &HintArgs) -> Result<ExitCode> {
         Some(Response::Hints(hinted)) => hinted,
         Some(Response::Error(message)) => bail!(message),
         Some(_) => bail!("the running scx_run answered another question"),
-        None => bail!("no scx_run is running to take hints; start one with: scx_run --policy agent_edf"),
+        None => return Err(nobody("scx_run --policy agent_edf")),
     };
     if args.json {
         println!("{}", serde_json::to_string(&hinted)?);

@@ -12,6 +12,7 @@ mod list;
 mod output;
 mod render;
 mod run;
+mod upgrade;
 
 use std::process::ExitCode;
 
@@ -28,8 +29,13 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     framework::capture_libbpf_log();
     let verbose = cli.run.verbose;
+    if matches!(cli.command, Some(Command::Status { .. } | Command::List { .. } | Command::Doctor { .. })) {
+        framework::signals::end_on_closed_pipe();
+    }
     let outcome = match cli.command {
         Some(Command::Swap(args)) => client::swap(&args),
+        Some(Command::Upgrade { binary, json }) => client::upgrade(binary, json),
+        Some(Command::Stop) => client::stop(),
         Some(Command::Status { json }) => client::status(json),
         Some(Command::List { json }) => list::list(json),
         Some(Command::Check { policy, json }) => check::check(&policy, json),

@@ -11,7 +11,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use crossbeam::channel::Receiver;
 use framework::latency::Sample;
-use framework::report::SwapReport;
+use framework::report::{SwapReport, UpgradeReport};
 
 use crate::render;
 
@@ -140,6 +140,15 @@ impl Output {
             format!("{}\n", serde_json::json!({ "swap": report }))
         } else {
             render::swap(report)
+        }));
+    }
+
+    /// The report of a hand-over.
+    pub fn upgraded(&self, report: &UpgradeReport) {
+        self.queue.push(Text::Out(if self.json {
+            format!("{}\n", serde_json::json!({ "upgrade": report }))
+        } else {
+            render::upgrade(report)
         }));
     }
 

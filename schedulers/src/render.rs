@@ -3,12 +3,14 @@
 
 use std::fmt::Write as _;
 
-use framework::agent::AgentStatus;
+use framework::agent::{AgentStatus, Stages};
 use framework::control::RunFile;
 use framework::kernel::KernelState;
 use framework::latency::{Sample, duration};
+use framework::pins::{Kept, KeptSlot};
 use framework::policy::PolicyInForce;
-use framework::report::{Status, SwapReport};
+use framework::report::{Status, SwapReport, UpgradeReport};
+use framework::slow_path::SlowPathStatus;
 use framework::swap::Via;
 
 /// A policy with the parameters in force.
@@ -64,13 +66,51 @@ pub fn swap(report: &SwapReport) -> String {
     text
 }
 
+/// The lines of a hand-over's report.
+pub fn upgrade(report: &UpgradeReport) -> String {
+    let delay = |ns: Option<u64>| ns.map_or_else(|| "not measured".into(), duration);
+    let from = report.from_pid.map_or_else(|| "no process".into(), |pid| format!("pid {pid}"));
+    let mut text = format!(
+        "took over {} from {from} ({}) -> pid {} ({})\n",
+        report.policy, report.from_version, report.to_pid, report.to_version
+    );
+    let mut line = |name: &str, value: String| {
+        let _ = writeln!(text, "  {name:<28}{value}");
+    };
+    line("loaded beside it in", format!("{:.1} ms", report.load_ms));
+    if let Some(ns) = report.without_agent_ns {
+        line("BPF decided alone for", format!("{:.2} ms", ns as f64 / 1e6));
+        line("tasks with their state", report.restored.to_string());
+    }
+    if let Some(ns) = report.without_process_ns {
+        line("no process watched for", format!("{:.2} ms", ns as f64 / 1e6));
+    }
+    line("tasks lost", report.lost.to_string());
+    line(
+        "worst scheduling delay",
+        format!(
+            "{} in the {:.0} ms before, {} in the {:.0} ms across the hand-over",
+            delay(report.worst_before_ns),
+            report.window_ms,
+            delay(report.worst_across_ns),
+            report.window_ms
+        ),
+    );
+    line("time outside sched_ext", format!("{} ns", report.outside_ns));
+    text
+}
+
 /// Status with a scx_run running.
 pub fn status(status: &Status) -> String {
     let mut text = kernel(&status.kernel);
     let _ = writeln!(
         text,
-        "scx_run    pid {}, up {:.0} s, {} mode, {}",
-        status.pid, status.uptime_s, status.mode, status.phase
+        "scx_run    pid {}, up {:.0} s, {} mode, {}{}",
+        status.pid,
+        status.uptime_s,
+        status.mode,
+        status.phase,
+        if status.keep { ", kept when it ends" } else { "" }
     );
     for slot in &status.slots {
         let _ = writeln!(
@@ -83,6 +123,13 @@ pub fn status(status: &Status) -> String {
         );
         if let Some(status) = &slot.agent {
             text.push_str(&agent(status));
+        }
+        if let Some(status) = &slot.slow_path {
+            text.push_str(&slow_path(status));
+        }
+        if !slot.counts.is_empty() {
+            let counts: Vec<_> = slot.counts.iter().map(|(name, n)| format!("{name} {n}")).collect();
+            let _ = writeln!(text, "counts     {}", counts.join(", "));
         }
     }
     let _ = writeln!(text, "swaps      {}", status.nr_swaps);
@@ -110,16 +157,22 @@ pub fn agent(status: &AgentStatus) -> String {
     let refused: Vec<_> =
         refused.iter().filter(|(_, n)| *n > 0).map(|(why, n)| format!("{n} {why}")).collect();
     let refused = if refused.is_empty() { "none".into() } else { refused.join(", ") };
+    let answers = match status.agents {
+        0 | 1 => "answers".into(),
+        several => format!("{several} answer, none has decided less than {}", status.fewest),
+    };
     format!(
-        "agent      {}; {} queued = {} decided + {} overdue + {} left + {} waiting; refused: {refused}; \
-         {} scheduled without it; {} silences, longest {}\n\
-         \x20          message to agent p50 {} p99 {}, agent to transactions carried out p50 {} p99 {}\n",
-        if status.answering { "answers" } else { "is not asked" },
+        "agent      {}; {} queued = {} decided + {} overdue{} + {} left + {} waiting; refused: {refused}; \
+         {} on idle CPUs at once, {} scheduled without it; {} silences, longest {}\n\
+         \x20          message to agent p50 {} p99 {}, agent to transactions carried out p50 {} p99 {}\n{}",
+        if status.answering { answers } else { "is not asked".into() },
         status.queued,
         status.committed,
         status.overdue,
+        if status.stolen > 0 { format!(" + {} stolen", status.stolen) } else { String::new() },
         status.left,
         status.waiting,
+        status.direct,
         status.undelegated,
         status.silences,
         duration(status.longest_silence_ns),
@@ -127,6 +180,32 @@ pub fn agent(status: &AgentStatus) -> String {
         duration(status.message_p99_ns),
         duration(status.decision_p50_ns),
         duration(status.decision_p99_ns),
+        status.stages.as_ref().map(stages).unwrap_or_default()
+    )
+}
+
+/// What a slow path has done.
+fn slow_path(status: &SlowPathStatus) -> String {
+    match &status.last_failure {
+        Some(why) => {
+            format!("slow path  {} rounds, {} failed: {why}\n", status.rounds, status.failures)
+        }
+        None => format!("slow path  {} rounds\n", status.rounds),
+    }
+}
+
+/// The way of a wakeup through an agent.
+fn stages(stages: &Stages) -> String {
+    let total = stages.message_ns + stages.seen_ns + stages.committed_ns + stages.running_ns;
+    format!(
+        "           wakeup to running {} = {} message written + {} agent sees it + {} transaction carried out + {} task \
+         runs (means of {} wakeups)\n",
+        duration(total),
+        duration(stages.message_ns),
+        duration(stages.seen_ns),
+        duration(stages.committed_ns),
+        duration(stages.running_ns),
+        stages.count,
     )
 }
 
@@ -141,6 +220,24 @@ pub fn no_scx_run(state: &KernelState, left: Option<&RunFile>) -> String {
     }
     text
 }
+
+/// Status of a scheduler without a process.
+pub fn kept(state: &KernelState, kept: &Kept) -> String {
+    let mut text = kernel(state);
+    if kept.attached() {
+        text.push_str("scx_run    not running; the scheduler was kept: no scx_run decides, BPF alone\n");
+    } else {
+        text.push_str("scx_run    not running; a scheduler was kept, which the kernel has ended since\n");
+    }
+    let _ = writeln!(text, "kept       by pid {}, version {}; {ADOPT}", kept.pid, kept.version);
+    for (slot, KeptSlot { policy: one, .. }) in &kept.slots {
+        let _ = writeln!(text, "slot {slot}     {}, epoch {}", policy(one), one.epoch);
+    }
+    text
+}
+
+/// What can be done about a scheduler without a process.
+pub const ADOPT: &str = "`scx_run --take-over` takes it over, `scx_run stop` detaches it";
 
 /// What became of a scx_run that left its files behind.
 pub fn killed(run: &RunFile) -> String {

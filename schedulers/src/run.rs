@@ -3,6 +3,7 @@
 
 use std::fmt::Write as _;
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
+use std::path::Path;
 use std::process::{Child, Command, ExitCode, ExitStatus};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -23,6 +24,7 @@ use crate::CATALOGUE;
 use crate::cli::{RunArgs, absolute, millis};
 use crate::output::Output;
 use crate::render;
+use crate::upgrade::{self, Upgrade};
 
 /// Exit code when the kernel ended the policy.
 const ENDED_BY_KERNEL: u8 = 3;
@@ -35,17 +37,82 @@ const MAX_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Runs a policy until it is told to end.
 pub fn run(args: RunArgs) -> Result<ExitCode> {
-    let policy = absolute(args.policy.as_deref().context("--policy is missing")?)?;
     let signals = signals::listen()?;
-    let before = KernelState::read();
-    let prepared = Engine::prepare(config(&args)?, &policy, &args.params)?;
     let (call_sender, calls) = unbounded();
-    let (_server, left_behind) = Server::start(&control::dir(), prepared.policy(), call_sender)?;
+    let (out, mut engine, server) =
+        if args.take_over { take_over(&args, call_sender)? } else { start(&args, call_sender)? };
+    let command = args.command.split_first().map(|(program, rest)| Load::start(program, rest)).transpose()?;
+    let mut session = Session {
+        args: &args,
+        out: &out,
+        engine: &mut engine,
+        command,
+        upgrade: None,
+        start: Instant::now(),
+        scripted: scripted(&args),
+        outcome: Outcome::Done,
+    };
+    session.serve(&signals, &calls)?;
+    let outcome = session.outcome;
+    // Whoever is still waiting for an answer is told that it ends.
+    drop(calls);
+    let ended = if matches!(outcome, Outcome::HandedOver) {
+        server.leave();
+        None
+    } else {
+        let ended = end(&mut engine, outcome, &out)?;
+        drop(server);
+        ended
+    };
+    // The kernel may have been first without anybody having looked.
+    let ended_unseen = ended.filter(|ended| ended.is_error() && !matches!(outcome, Outcome::EndedByKernel));
+    if let Some(ended) = &ended_unseen {
+        tell_dump(&args, ended, &out);
+    }
+    out.finish(report(&engine, args.json), &signals);
+    if let Some(ended) = ended_unseen {
+        bail!(ended.explain(&engine.policy().name));
+    }
+    Ok(match outcome {
+        Outcome::Done | Outcome::HandedOver => ExitCode::SUCCESS,
+        Outcome::Command(status) => exit_code(status),
+        Outcome::EndedByKernel => ExitCode::from(ENDED_BY_KERNEL),
+    })
+}
+
+/// Detaches the scheduler, unless it is to stay. Returns why it ended, as the kernel saw it.
+fn end(engine: &mut Engine, outcome: Outcome, out: &Output) -> Result<Option<ExitInfo>> {
+    if !engine.is_kept() || matches!(outcome, Outcome::EndedByKernel) {
+        return engine.stop().map(Some);
+    }
+    engine.leave()?;
+    out.note(&format!("policy {} stays in force; {}", engine.policy().name, render::ADOPT));
+    Ok(None)
+}
+
+/// The kernel's debug dump, if it was asked for.
+fn tell_dump(args: &RunArgs, info: &ExitInfo, out: &Output) {
+    if args.dump {
+        out.note(&format!("the kernel's debug dump:\n{}", info.dump.trim_end()));
+    } else if !info.dump.is_empty() {
+        out.note("run it with --dump for the kernel's debug dump");
+    }
+}
+
+/// Attaches a scheduler.
+fn start(args: &RunArgs, calls: Sender<Call>) -> Result<(Output, Engine, Server)> {
+    let policy = absolute(args.policy.as_deref().context("--policy is missing")?)?;
+    let before = KernelState::read();
+    let remains = upgrade::look_for_kept()?;
+    let prepared = Engine::prepare(config(args)?, &policy, &args.params)?;
+    let (server, left_behind) = Server::start(&control::dir(), prepared.policy(), calls)?;
     let out = Output::start(args.json)?;
-    if let Some(left) = left_behind {
+    if let Some(kept) = remains {
+        out.note(&format!("removed what was left of a scheduler that was kept ({})", kept.policies()));
+    } else if let Some(left) = left_behind {
         out.note(&format!("found what a former scx_run left: {}", render::killed(&left)));
     }
-    let mut engine = prepared.attach()?;
+    let engine = prepared.attach()?;
     let kernel = KernelState::read();
     out.note(&format!(
         "policy {} is in force: sched_ext {} -> {}, root {}",
@@ -54,23 +121,24 @@ pub fn run(args: RunArgs) -> Result<ExitCode> {
         kernel.state,
         kernel.ops.as_deref().unwrap_or("unknown")
     ));
+    Ok((out, engine, server))
+}
 
-    let command = args.command.split_first().map(|(program, rest)| Load::start(program, rest)).transpose()?;
-    let mut session =
-        Session { args: &args, out: &out, engine: &mut engine, command, outcome: Outcome::Done };
-    session.serve(&signals, &calls)?;
-    let outcome = session.outcome;
+/// Takes over a scheduler that is attached.
+fn take_over(args: &RunArgs, calls: Sender<Call>) -> Result<(Output, Engine, Server)> {
+    let (engine, server, report) = upgrade::take_over(config(args)?, args.window, calls)?;
+    let out = Output::start(args.json)?;
+    out.note(&format!("policy {} is in force, taken over", render::policy(engine.policy())));
+    out.upgraded(&report);
+    Ok((out, engine, server))
+}
 
-    let ended = engine.stop()?;
-    out.finish(report(&engine, args.json), &signals);
-    if ended.is_error() && !matches!(outcome, Outcome::EndedByKernel) {
-        bail!(ended.explain(&engine.policy().name));
-    }
-    Ok(match outcome {
-        Outcome::Done => ExitCode::SUCCESS,
-        Outcome::Command(status) => exit_code(status),
-        Outcome::EndedByKernel => ExitCode::from(ENDED_BY_KERNEL),
-    })
+/// The swaps that were asked for, the next one last.
+fn scripted(args: &RunArgs) -> Vec<(String, Duration)> {
+    let mut scripted = args.swap_to.clone();
+    scripted.sort_by_key(|(_, at)| *at);
+    scripted.reverse();
+    scripted
 }
 
 fn config(args: &RunArgs) -> Result<Config> {
@@ -87,6 +155,7 @@ fn config(args: &RunArgs) -> Result<Config> {
         extra_ops,
         measure: !args.no_latency,
         per: args.per.map(Into::into),
+        keep: args.keep,
     })
 }
 
@@ -96,6 +165,8 @@ enum Outcome {
     Done,
     Command(ExitStatus),
     EndedByKernel,
+    /// Another process has the scheduler now.
+    HandedOver,
 }
 
 struct Session<'a> {
@@ -103,25 +174,26 @@ struct Session<'a> {
     out: &'a Output,
     engine: &'a mut Engine,
     command: Option<Load>,
+    upgrade: Option<Upgrade>,
+    start: Instant,
+    /// Swaps that are still to be done, the next one last.
+    scripted: Vec<(String, Duration)>,
     outcome: Outcome,
 }
 
 impl Session<'_> {
     /// The loop: everything that can happen while a policy runs.
     fn serve(&mut self, signals: &Receiver<()>, calls: &Receiver<Call>) -> Result<()> {
-        let start = Instant::now();
         let end = self.args.duration.map_or_else(never, after);
         let stats = if self.args.stats.is_zero() { never() } else { tick(self.args.stats) };
         let watch = tick(WATCH_PERIOD);
         let finished = self.command.as_ref().map_or_else(never, |load| load.finished.clone());
-        let mut scripted = self.args.swap_to.clone();
-        scripted.sort_by_key(|(_, at)| *at);
-        scripted.reverse();
 
         loop {
             let due = self.engine.poll()?;
             self.tell_events();
-            let next_swap = scripted.last().map(|(_, at)| at.saturating_sub(start.elapsed()));
+            let next_swap = self.scripted.last().map(|(_, at)| at.saturating_sub(self.start.elapsed()));
+            let upgrade_failed = self.upgrade.as_ref().map_or_else(never, |upgrade| upgrade.failed.clone());
             let wake = [due, next_swap].into_iter().flatten().min().map_or_else(never, after);
             select! {
                 recv(signals) -> _ => {
@@ -138,9 +210,12 @@ impl Session<'_> {
                     return Ok(());
                 }
                 recv(calls) -> call => {
-                    if let Ok((request, reply)) = call {
-                        self.answer(request, reply);
+                    if let Ok((request, reply)) = call && self.called(request, reply, calls)? {
+                        return Ok(());
                     }
+                }
+                recv(upgrade_failed) -> why => {
+                    self.withdraw(why.unwrap_or_else(|_| "it could not be started".into()))?;
                 }
                 recv(stats) -> _ => {
                     let sample = self.engine.tick()?;
@@ -155,14 +230,30 @@ impl Session<'_> {
                     }
                 }
                 recv(wake) -> _ => {
-                    if scripted.last().is_some_and(|(_, at)| *at <= start.elapsed())
-                        && let Some((policy, _)) = scripted.pop()
+                    if self.scripted.last().is_some_and(|(_, at)| *at <= self.start.elapsed())
+                        && let Some((policy, _)) = self.scripted.pop()
                     {
                         self.scripted_swap(&policy)?;
                     }
                 }
             }
         }
+    }
+
+    /// Does what is asked on the control socket. Returns whether the session ends with it.
+    fn called(&mut self, request: Request, reply: Sender<Response>, calls: &Receiver<Call>) -> Result<bool> {
+        match request {
+            Request::Release => return self.let_go(&reply, calls),
+            Request::Stop => {
+                self.stop_command();
+                self.engine.do_not_keep();
+                // Whoever asked may be gone.
+                let _ = reply.send(Response::Done);
+                return Ok(true);
+            }
+            request => self.answer(request, reply),
+        }
+        Ok(false)
     }
 
     fn scripted_swap(&mut self, policy: &str) -> Result<()> {
@@ -183,6 +274,17 @@ impl Session<'_> {
 
     fn answer(&mut self, request: Request, reply: Sender<Response>) {
         let outcome = match request {
+            Request::Upgrade(binary) => match self.begin_upgrade(&binary, reply.clone()) {
+                Ok(()) => return,
+                Err(error) => Err(error),
+            },
+            Request::Offer => self.check_can_hand_over().and_then(|()| self.engine.offer()).map(|()| {
+                let _ = reply.send(Response::Done);
+            }),
+            Request::Withdraw(why) => self.withdraw(why).map(|()| {
+                let _ = reply.send(Response::Done);
+            }),
+            Request::Release | Request::Taken(_) | Request::Stop => Err(anyhow!("not now")),
             Request::Status => {
                 // Whoever asked may be gone.
                 let _ = reply.send(Response::Status(Box::new(self.engine.status())));
@@ -211,6 +313,59 @@ impl Session<'_> {
         }
     }
 
+    fn begin_upgrade(&mut self, binary: &Path, reply: Sender<Response>) -> Result<()> {
+        if self.upgrade.is_some() {
+            bail!("an upgrade is under way already");
+        }
+        self.check_can_hand_over()?;
+        let arguments = upgrade::arguments(self.args, self.start.elapsed(), &self.scripted)?;
+        self.upgrade = Some(Upgrade::start(binary, arguments, reply)?);
+        Ok(())
+    }
+
+    fn check_can_hand_over(&self) -> Result<()> {
+        if self.command.is_some() {
+            bail!("this scx_run runs a command and ends with it, so it cannot hand over; wait for its end");
+        }
+        self.engine.check_can_hand_over()
+    }
+
+    /// Nobody takes over after all.
+    fn withdraw(&mut self, why: String) -> Result<()> {
+        self.engine.withdraw()?;
+        let text = format!("no upgrade: {why}; the running scx_run goes on");
+        self.out.note(&text);
+        if let Some(upgrade) = self.upgrade.take() {
+            // Whoever asked may be gone.
+            let _ = upgrade.reply.send(Response::Error(text));
+        }
+        Ok(())
+    }
+
+    /// Lets go of the scheduler for the process that asks. Returns whether it has.
+    fn let_go(&mut self, reply: &Sender<Response>, calls: &Receiver<Call>) -> Result<bool> {
+        let response = match self.engine.let_go() {
+            Ok(let_go) => Response::Released(let_go),
+            Err(error) => {
+                let _ = reply.send(Response::Error(format!("{error:#}")));
+                return Ok(false);
+            }
+        };
+        let _ = reply.send(response);
+        let report = upgrade::wait_taken(calls);
+        if let Some(upgrade) = self.upgrade.take() {
+            let response = report.as_ref().map_or_else(
+                |error| Response::Error(format!("{error:#}")),
+                |report| Response::Upgraded(report.clone()),
+            );
+            let _ = upgrade.reply.send(response);
+        }
+        let report = report?;
+        self.out.note(&format!("handed over to pid {}", report.to_pid));
+        self.outcome = Outcome::HandedOver;
+        Ok(true)
+    }
+
     fn tell_events(&mut self) {
         for event in self.engine.events() {
             match event {
@@ -229,11 +384,7 @@ impl Session<'_> {
             return Ok(true);
         }
         self.out.note(&info.explain(&policy));
-        if self.args.dump {
-            self.out.note(&format!("the kernel's debug dump:\n{}", info.dump.trim_end()));
-        } else if !info.dump.is_empty() {
-            self.out.note("run it with --dump for the kernel's debug dump");
-        }
+        tell_dump(self.args, info, self.out);
         self.outcome = if info.is_error() { Outcome::EndedByKernel } else { Outcome::Done };
         let Some(fallback) = self.args.fallback.as_deref().filter(|_| info.is_error()) else {
             return Ok(false);

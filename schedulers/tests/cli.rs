@@ -31,11 +31,36 @@ fn nobody_to_talk_to() {
 }
 
 #[test]
+fn upgrades_that_cannot_be() {
+    refused(&["upgrade"], "no scx_run is running; start one with: scx_run --policy NAME");
+    refused(
+        &["upgrade", "--binary", "/no/such"],
+        "cannot run /no/such; --binary takes the path of a scx_run",
+    );
+    refused(&["upgrade", "--binary", "/"], "cannot run /; --binary takes");
+    refused(&["upgrade", "--binary", "/bin/true"], "/bin/true is no scx_run (its --version does not say so)");
+    refused(&["stop"], "there is nothing to stop: no scx_run is running, and no scheduler was kept");
+    refused(&["--take-over"], "there is no scheduler to take over; start one with: scx_run --policy NAME");
+    refused(
+        &["--policy", "fifo", "--keep", "--direct"],
+        "--keep needs the root scheduler; leave out --direct",
+    );
+    for fixed in
+        [&["--policy", "fifo"][..], &["--param", "slice_us=5000"], &["--partial"], &["--ops", "tick"]]
+    {
+        scx_run(&[&["--take-over"], fixed].concat()).failure().stderr(contains("cannot be used with"));
+    }
+}
+
+#[test]
 fn hints_that_cannot_be() {
     let me = &std::process::id().to_string();
-    refused(&["hint", "--pid", me, "deadline=5ms"], "no scx_run is running to take hints; start one with: ");
-    refused(&["hint", "--list"], "no scx_run is running to take hints");
-    refused(&["hint", "--clear"], "no scx_run is running to take hints");
+    refused(
+        &["hint", "--pid", me, "deadline=5ms"],
+        "no scx_run is running; start one with: scx_run --policy agent_edf",
+    );
+    refused(&["hint", "--list"], "no scx_run is running; start one with: scx_run --policy agent_edf");
+    refused(&["hint", "--clear"], "no scx_run is running; start one with: scx_run --policy agent_edf");
     refused(&["hint", "--pid", "2147483647", "deadline=5ms"], "there is no task with the id 2147483647");
     refused(&["hint", "--comm", "nobody-at-all", "slice=1ms"], "no thread is called \"nobody-at-all\"");
     refused(&["hint", "--cgroup", "/no/such", "slice=1ms"], "no thread is in a cgroup \"/no/such\"");
@@ -69,7 +94,8 @@ fn list_describes_each_policy_and_parameter() {
     scx_run(&["list"]).success().stdout(
         contains("fifo          one shared queue")
             .and(contains("slice_us    u64 us = 20000 (100 to 1000000)"))
-            .and(contains("vtime         weighted fair shares")),
+            .and(contains("vtime         weighted fair shares"))
+            .and(contains("balance       a fair queue per last-level cache")),
     );
     let json = scx_run(&["list", "--json"]).success().get_output().stdout.clone();
     let policies: serde_json::Value = serde_json::from_slice(&json).unwrap();
@@ -81,18 +107,26 @@ fn list_describes_each_policy_and_parameter() {
 #[test]
 fn help_names_every_command() {
     let help = scx_run(&["--help"]).success();
-    for command in ["swap", "status", "list", "check", "doctor", "hint", "demo"] {
+    for command in ["swap", "upgrade", "stop", "status", "list", "check", "doctor", "hint", "demo"] {
         let text = String::from_utf8_lossy(&help.get_output().stdout).into_owned();
         assert!(text.contains(command), "{command}");
     }
 }
 
+fn read(path: &str) -> String {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
+    std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+#[test]
+fn the_page_on_policies_shows_a_slow_path_as_it_is() {
+    let page = read("../docs/writing-a-policy.md");
+    let shown = page.split("```rust\n").nth(1).and_then(|rest| rest.split("```").next()).unwrap();
+    assert!(read("balance/slow_path.rs").contains(shown), "{shown}");
+}
+
 #[test]
 fn the_page_on_agents_shows_the_policy_as_it_is() {
-    let read = |path: &str| {
-        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
-        std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
-    };
     let page = read("../docs/writing-an-agent-policy.md");
     let shown = |language: &str| {
         let block = page.split(&format!("```{language}\n")).nth(1).unwrap();
@@ -101,4 +135,17 @@ fn the_page_on_agents_shows_the_policy_as_it_is() {
     let half = read("agent_fifo/mod.rs");
     assert_eq!(shown("c"), read("agent_fifo/agent_fifo.bpf.c").trim_end());
     assert_eq!(shown("rust"), half.split("#[cfg(test)]").next().unwrap().trim_end());
+}
+
+#[test]
+fn a_reader_that_has_seen_enough_is_no_failure_of_ours() {
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_scx_run"))
+        .arg("list")
+        .stdout(writer)
+        .stderr(std::process::Stdio::piped())
+        .output();
+    let said = String::from_utf8(output.unwrap().stderr).unwrap();
+    assert_eq!(said, "");
 }

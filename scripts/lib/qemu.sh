@@ -19,6 +19,11 @@ kernel_arguments=(
 	nowatchdog nmi_watchdog=0 nosoftlockup rcupdate.rcu_cpu_stall_suppress=1
 	audit=0 mitigations=off tsc=reliable clocksource=tsc
 )
+# In TCG with one thread the virtual CPUs take turns, and QEMU passes the turn on
+# when a timer fires. If all CPUs tick at once, that is once a tick: a CPU is not
+# served for several ticks, its tasks run on over the end of their slices, and an
+# interrupt from another CPU waits. Ticks at different times pass the turn more often.
+tcg_arguments=(skew_tick=1)
 deterministic_arguments=(nokaslr norandmaps randomize_kstack_offset=off)
 
 # Prints the ELF image inside bzImage $1, which QEMU enters directly (PVH): a

@@ -51,7 +51,7 @@ impl Workload for Antagonist {
         let stream = Stream::poisson(context.seed, LOAD * cpus, Service::fixed(SERVICE_US), period)?;
         let server = Server::new(stream, context);
         let mut bodies = vec![Body::new("dispatcher", |phase| Counted::Dispatcher(server.dispatch(phase)))];
-        for _ in 0..Server::workers(context) {
+        for _ in 0..Server::workers() {
             bodies.push(Body::new("worker", |phase| {
                 Counted::Worker(server.work(phase, |_, response| response))
             }));

@@ -60,7 +60,7 @@ impl Workload for Bursty {
         let stream = Stream::poisson(context.seed, cpus, SERVICE, context.warm_up + context.seconds)?;
         let server = Server::new(stream, context);
         let mut bodies = vec![Body::new("dispatcher", |phase| Counted::Dispatcher(server.dispatch(phase)))];
-        for _ in 0..Server::workers(context) {
+        for _ in 0..Server::workers() {
             // ns over us are thousandths.
             let slowdown = |phase: &_| server.work(phase, |request, response| response / request.service_us);
             bodies.push(Body::new("worker", move |phase| Counted::Worker(slowdown(phase))));

@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! Runs programs outside: in a process group of their own, with a time limit, and nothing left over.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
@@ -99,6 +101,26 @@ fn last_words(output: &Output) -> String {
     last_lines(text, LAST_LINES).into_iter().map(str::trim_start).collect::<Vec<_>>().join(" | ")
 }
 
+/// Leaders of the groups that run. Locked while one is started, and for ever by [`end_all`].
+static LEADERS: Mutex<BTreeSet<u32>> = Mutex::new(BTreeSet::new());
+
+fn leaders() -> MutexGuard<'static, BTreeSet<u32>> {
+    LEADERS.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn kill_group(leader: u32) {
+    // SAFETY: kill takes plain integers; the group is ours as long as its leader has not been waited for.
+    unsafe { libc::kill(-leader.cast_signed(), libc::SIGKILL) };
+}
+
+/// Ends this process, and all programs with what they have started: the death signal reaches their leaders only, and
+/// hackbench's children, which wait for each other, would stay.
+pub fn end_all(status: i32) -> ! {
+    let leaders = leaders();
+    leaders.iter().copied().for_each(kill_group);
+    std::process::exit(status)
+}
+
 /// A program and what it starts, killed when this is dropped.
 pub struct Group(Child);
 
@@ -107,7 +129,10 @@ impl Group {
     pub fn start(command: &mut Command) -> io::Result<Self> {
         command.process_group(0);
         end_with_us(command, libc::SIGKILL);
-        command.spawn().map(Self)
+        let mut leaders = leaders();
+        let group = command.spawn().map(Self)?;
+        leaders.insert(group.id());
+        Ok(group)
     }
 
     /// Its process id.
@@ -120,25 +145,28 @@ impl Group {
         if !ends_within(self.id(), limit)? {
             bail!("it was killed, for it had not ended after {} s", limit.as_secs());
         }
-        // While the leader has not been waited for, its group's number is nobody else's.
-        self.kill();
-        Ok(self.0.wait()?)
+        Ok(self.end()?)
     }
 
     /// Kills all of it, without waiting for its end.
     pub fn kill(&self) {
-        // SAFETY: kill takes plain integers; the group is ours as long as its leader has not been waited for.
-        unsafe { libc::kill(-self.id().cast_signed(), libc::SIGKILL) };
+        if leaders().contains(&self.id()) {
+            kill_group(self.id());
+        }
+    }
+
+    /// Kills what is there and waits for the leader, whose number may be somebody else's after that.
+    fn end(&mut self) -> io::Result<ExitStatus> {
+        self.kill();
+        leaders().remove(&self.id());
+        self.0.wait()
     }
 }
 
 impl Drop for Group {
     fn drop(&mut self) {
-        if matches!(self.0.try_wait(), Ok(None)) {
-            self.kill();
-            // It has been sent a signal that cannot be caught; an error means that it is gone already.
-            let _ = self.0.wait();
-        }
+        // It has been sent a signal that cannot be caught; an error means that it is gone already.
+        let _ = self.end();
     }
 }
 

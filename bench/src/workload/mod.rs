@@ -4,7 +4,7 @@
 mod antagonist;
 mod arrivals;
 mod bursty;
-mod command;
+pub mod command;
 mod cost;
 mod cyclictest;
 mod fairness;
@@ -90,6 +90,7 @@ pub fn all() -> &'static [&'static dyn Workload] {
         &fairness::FairGroups,
         &bursty::Bursty(50),
         &bursty::Bursty(70),
+        &bursty::Bursty(80),
         &bursty::Bursty(90),
         &antagonist::Antagonist,
         &cost::Cost::Wakeup,

@@ -2,10 +2,11 @@
 //! Pairs on all CPUs pass bytes to and fro, all at once: what switching costs when every CPU does it.
 
 use anyhow::{Context as _, Result};
+use framework::affinity;
 
 use super::pingpong;
 use super::results::Results;
-use super::sys::{allow_open_files, allowed_cpus, keep_to_cpu};
+use super::sys::allow_open_files;
 use super::threads::{Body, run_threads};
 use super::{Context, PhaseCell, Workload, value};
 use crate::model::{Better, Measured, WorkloadSpec};
@@ -57,7 +58,7 @@ impl Workload for Pipes {
         let mut bodies = Vec::new();
         for place in places {
             let (ping, pong) = pingpong::pair()?;
-            let stay = move || place.map_or(Ok(()), keep_to_cpu);
+            let stay = move || place.map_or(Ok(()), affinity::keep_to);
             bodies.push(Body::new("pipes-ping", move |phase: &PhaseCell| {
                 stay()?;
                 let mut trips = 0;
@@ -84,7 +85,7 @@ impl Pipes {
         match self {
             Pipes::Free => Ok(vec![None; cpus as usize]),
             Pipes::Pinned => {
-                let allowed = allowed_cpus().context("cannot keep threads to CPUs")?;
+                let allowed = affinity::allowed().context("cannot keep threads to CPUs")?;
                 let each = |cpu| std::iter::repeat_n(Some(cpu), PINNED_PAIRS as usize);
                 Ok(allowed.into_iter().flat_map(each).collect())
             }

@@ -1,5 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! A server under an open loop: a dispatcher that wakes a pool of workers, a request each.
+//!
+//! A request has a thread of its own, which sleeps before it: so it is in servers with a thread for each connection,
+//! and in those of the papers that [`bursty`](super::bursty) is after, whose schedulers see requests. In a pool whose
+//! workers take from a common queue whatever comes next, a worker with many short requests would look like one with
+//! a long one, and whoever is preempted would hold up a request that another worker was woken for.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
@@ -10,19 +15,22 @@ use super::arrivals::{Arrival, Stream};
 use super::sys::{LOOK_AGAIN, futex_wait, futex_wake, now, set_fifo, sleep_until};
 use super::{Context, PhaseCell, spin};
 
-/// Workers a CPU: enough for requests that wait and requests that are preempted at the same time.
-const WORKERS: u32 = 8;
+/// Workers: more than there are requests at any time, unless these are served in the order of arrival, and then it makes
+/// no difference. In a small pool requests would wait for each other in that order, behind long ones that have all
+/// workers, whatever the scheduler does.
+const WORKERS: u32 = 200;
 
-/// Requests and how far they have got. Those between the two counters wait.
+/// Requests and who serves them: the holder of a request's number.
 pub struct Server {
     stream: Stream,
     spins_per_us: u64,
     /// [`now`] when the stream began.
     begun: AtomicU64,
-    /// Requests that have arrived; the workers' futex.
-    arrived: AtomicU32,
-    /// Requests that a worker has taken.
-    taken: AtomicU32,
+    /// The next number that a worker without one takes.
+    next: AtomicU32,
+    /// How many requests had arrived when the latest one came whose number has this seat, modulo their count. The
+    /// futex of the worker with that number.
+    seats: Vec<AtomicU32>,
 }
 
 impl Server {
@@ -32,14 +40,18 @@ impl Server {
             stream,
             spins_per_us: context.spins_per_us,
             begun: AtomicU64::new(0),
-            arrived: AtomicU32::new(0),
-            taken: AtomicU32::new(0),
+            next: AtomicU32::new(0),
+            seats: (0..Server::workers()).map(|_| AtomicU32::new(0)).collect(),
         }
     }
 
     /// How many workers the pool should have.
-    pub fn workers(context: &Context<'_>) -> u32 {
-        WORKERS * context.cpus
+    pub fn workers() -> u32 {
+        WORKERS
+    }
+
+    fn seat(&self, number: u32) -> &AtomicU32 {
+        &self.seats[number as usize % self.seats.len()]
     }
 
     /// What the dispatcher does: lets requests arrive when they are due and wakes a worker for each.
@@ -49,20 +61,21 @@ impl Server {
         set_fifo()?;
         let begun = now();
         self.begun.store(begun, Ordering::Relaxed);
-        let mut next = 0;
+        let mut number = 0;
         while !phase.over() {
-            let due = begun + self.stream.get(u64::from(next)).at;
+            let due = begun + self.stream.get(u64::from(number)).at;
             let at = now();
             if due > at {
                 sleep_until(due.min(at + LOOK_AGAIN.as_nanos() as u64));
                 continue;
             }
-            next += 1;
-            self.arrived.store(next, Ordering::Release);
-            futex_wake(&self.arrived, 1);
+            let seat = self.seat(number);
+            number += 1;
+            seat.store(number, Ordering::Release);
+            futex_wake(seat, 1);
         }
         // Idle workers look at the phase.
-        futex_wake(&self.arrived, i32::MAX);
+        self.seats.iter().for_each(|seat| futex_wake(seat, 1));
         Ok(())
     }
 
@@ -70,8 +83,7 @@ impl Server {
     /// measured and the time from arrival to completion, ns.
     pub fn work(&self, phase: &PhaseCell, sample: impl Fn(Arrival, u64) -> u64) -> Histogram {
         let mut samples = Histogram::default();
-        while !phase.over() {
-            let Some(arrival) = self.take() else { continue };
+        while let Some(arrival) = self.take(phase) {
             spin(arrival.service_us * self.spins_per_us);
             let response = now().saturating_sub(self.begun.load(Ordering::Relaxed) + arrival.at);
             if phase.measuring() {
@@ -81,16 +93,17 @@ impl Server {
         samples
     }
 
-    /// The request that has waited longest. Without one it waits, and may return for no reason.
-    fn take(&self) -> Option<Arrival> {
-        let arrived = self.arrived.load(Ordering::Acquire);
-        // A counter read later may be ahead of `arrived`, never by as much as it takes to wrap around.
-        let taken = self.taken.load(Ordering::Relaxed);
-        if arrived.wrapping_sub(taken).cast_signed() <= 0 {
-            futex_wait(&self.arrived, arrived);
-            return None;
+    /// Takes the next number and waits for that request. `None` when it is over.
+    fn take(&self, phase: &PhaseCell) -> Option<Arrival> {
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        let seat = self.seat(number);
+        while !phase.over() {
+            let arrived = seat.load(Ordering::Acquire);
+            if arrived > number {
+                return Some(self.stream.get(u64::from(number)));
+            }
+            futex_wait(seat, arrived);
         }
-        let mine = self.taken.compare_exchange(taken, taken + 1, Ordering::Relaxed, Ordering::Relaxed);
-        mine.ok().map(|n| self.stream.get(u64::from(n)))
+        None
     }
 }

@@ -70,32 +70,6 @@ pub fn this_cpu() -> usize {
     unsafe { libc::sched_getcpu() }.try_into().unwrap_or(0)
 }
 
-/// The CPUs that the calling thread may run on.
-pub fn allowed_cpus() -> Result<Vec<usize>> {
-    // SAFETY: a cpu_set_t is an array of integers, of which all zeroes is one.
-    let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
-    // SAFETY: `set` is valid for writes of its size; 0 is the calling thread.
-    if unsafe { libc::sched_getaffinity(0, size_of_val(&set), &mut set) } != 0 {
-        return Err(io::Error::last_os_error()).context("cannot read the affinity");
-    }
-    // SAFETY: CPU_ISSET reads the set, at a place below its size.
-    let allowed = |cpu: &usize| unsafe { libc::CPU_ISSET(*cpu, &set) };
-    Ok((0..libc::CPU_SETSIZE as usize).filter(allowed).collect())
-}
-
-/// Keeps the calling thread to one CPU.
-pub fn keep_to_cpu(cpu: usize) -> Result<()> {
-    // SAFETY: as in `allowed_cpus`.
-    let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
-    // SAFETY: CPU_SET checks that the place is within the set.
-    unsafe { libc::CPU_SET(cpu, &mut set) };
-    // SAFETY: `set` is valid for reads of its size; 0 is the calling thread.
-    if unsafe { libc::sched_setaffinity(0, size_of_val(&set), &set) } != 0 {
-        return Err(io::Error::last_os_error()).with_context(|| format!("cannot keep a thread to CPU {cpu}"));
-    }
-    Ok(())
-}
-
 /// Lets this process have `files` open at once, if it may not yet.
 pub fn allow_open_files(files: u64) -> Result<()> {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };

@@ -4,6 +4,7 @@
 #define __DELEGATE_TRANSACTIONS_BPF_H
 
 #include "messages.bpf.h"
+#include "stages.bpf.h"
 
 /* Transactions that one call carries out at most. */
 #define COMMIT_BATCH 128
@@ -45,11 +46,7 @@ static __always_inline bool unclaim(struct delegate_txn *txn, struct delegate_ta
 	       claimed;
 }
 
-/**
- * claim - first half of a transaction: make sure that it can be done, and that nobody
- * else does it
- */
-static __always_inline u32 claim(struct delegate_txn *txn)
+static __always_inline u32 try_claim(struct delegate_txn *txn)
 {
 	u32 index = txn->task, outcome = DELEGATE_COMMITTED;
 	u64 old, queued = word_of(txn->seq, DELEGATE_QUEUED);
@@ -58,12 +55,11 @@ static __always_inline u32 claim(struct delegate_txn *txn)
 	s32 cpu;
 
 	t = bpf_map_lookup_elem(&delegate_tasks, &index);
-	if (!t || !index || (t->word & DELEGATE_STATE_MASK) == DELEGATE_FREE)
+	if (!t || !index || state_of(t->word) == DELEGATE_FREE)
 		return DELEGATE_GONE;
 	old = __sync_val_compare_and_swap(&t->word, queued, word_of(txn->seq, DELEGATE_PLACED));
 	if (old != queued)
-		return old >> DELEGATE_STATE_BITS == txn->seq ? DELEGATE_NOT_QUEUED
-							      : DELEGATE_STALE;
+		return seq_of(old) == txn->seq ? DELEGATE_NOT_QUEUED : DELEGATE_STALE;
 	p = bpf_task_from_pid(t->pid);
 	if (!p) {
 		unclaim(txn, t);
@@ -81,6 +77,28 @@ static __always_inline u32 claim(struct delegate_txn *txn)
 	return outcome;
 }
 
+/**
+ * claim - first half of transaction @n of agent @nr: make sure that it can be done, and
+ * that nobody else does it
+ *
+ * Not static, as place() is not: the verifier looks at it once, and not in each round of
+ * the loops around it. Return: whether it can be done.
+ */
+__noinline int claim(u32 nr, u64 n)
+{
+	struct delegate_txn *txn = txn_at(nr, n);
+	u32 outcome;
+
+	if (!txn)
+		return false;
+	/* A task's CPUs want it. Ops have it anyway, but what is not static does not know. */
+	bpf_rcu_read_lock();
+	outcome = try_claim(txn);
+	bpf_rcu_read_unlock();
+	txn->outcome = outcome;
+	return outcome == DELEGATE_COMMITTED;
+}
+
 /* A claimed task has gone elsewhere: step() could not know that it had been queued. */
 static __always_inline u32 lost_claimed(void)
 {
@@ -96,29 +114,42 @@ static __always_inline u32 lost_claimed(void)
  * How to put a task on its CPU. The agent is not preempted by its own decision: it would
  * wait for its turn behind that, and decide nothing meanwhile. The task is next there.
  */
-static __always_inline u64 placing_flags(struct delegate_txn *txn)
+static __always_inline u64 placing_flags(struct delegate_agent *agent, struct delegate_txn *txn)
 {
-	struct delegate_agent *agent = the_agent();
 	struct delegate_cpu *c = cpu_word(txn->chosen);
 
 	if (!(txn->flags & DELEGATE_PREEMPT))
 		return 0;
-	if (agent && c && c->pid == READ_ONCE(agent->tid))
+	if (c && c->pid == READ_ONCE(agent->tid))
 		return SCX_ENQ_HEAD;
 	return SCX_ENQ_PREEMPT;
 }
 
+/*
+ * Have what runs on @cpu make room for what waits there. Unless the agent is about: it
+ * goes by itself, and would have to queue up behind those it places.
+ */
+static __always_inline void take_turns(struct delegate_agent *agent, s32 cpu)
+{
+	struct delegate_cpu *c = cpu_word(cpu);
+
+	if (c && !c->agent_here && c->pid != READ_ONCE(agent->tid))
+		scx_bpf_kick_cpu(cpu, SCX_KICK_PREEMPT);
+}
+
 /**
- * place - second half of a transaction: move the claimed task to its CPU
+ * move_claimed - move the task of a transaction to its CPU
+ * @nr: number of @agent
  *
  * Moving to a CPU that the task may not run on would end the scheduler. Affinity can
  * change at any time, but not without taking the task out of its queue, and the
  * kernel does not move a task that was queued after the iterator was made: that is
  * why affinity is checked again behind it.
  */
-static __always_inline u32 place(struct delegate_txn *txn)
+static __always_inline u32 move_claimed(struct delegate_agent *agent, u32 nr,
+					struct delegate_txn *txn)
 {
-	u64 enq_flags = placing_flags(txn);
+	u64 enq_flags = placing_flags(agent, txn);
 	struct bpf_iter_scx_dsq it;
 	struct delegate_task *t;
 	struct task_struct *p;
@@ -132,14 +163,18 @@ static __always_inline u32 place(struct delegate_txn *txn)
 	if (!p)
 		return unclaim(txn, t) ? DELEGATE_GONE : lost_claimed();
 	t->slice = txn->slice;
-	if (!bpf_iter_scx_dsq_new(&it, POLICY_DSQ(Q_AGENT), 0) && may_run(p, txn->chosen)) {
+	note_placed(t, txn->seen);
+	if (!bpf_iter_scx_dsq_new(&it, POLICY_DSQ(nr), 0) && may_run(p, txn->chosen)) {
 		scx_bpf_dsq_move_set_slice(&it, txn->slice);
-		moved = scx_bpf_dsq_move(&it, p, SCX_DSQ_LOCAL_ON | txn->chosen, enq_flags);
+		moved = move_to_cpu(&it, p, t, txn->chosen, enq_flags);
 	}
 	bpf_iter_scx_dsq_destroy(&it);
 	bpf_task_release(p);
-	if (moved)
+	if (moved) {
+		if (txn->flags & DELEGATE_TAKE_TURNS)
+			take_turns(agent, txn->chosen);
 		return DELEGATE_COMMITTED;
+	}
 	/*
 	 * Either its enqueue op has not returned yet, or something has taken it out of
 	 * the queue; then its word has moved on, or will.
@@ -147,41 +182,56 @@ static __always_inline u32 place(struct delegate_txn *txn)
 	return unclaim(txn, t) ? DELEGATE_AGAIN : lost_claimed();
 }
 
-/* Carries out @n transactions from @first: all, or none if one of them cannot be. */
-static void commit_group(struct delegate_agent *agent, u64 first, u32 n)
+/* Undoes a claim, if it was one: another transaction of the group cannot be done. */
+static __always_inline u32 abort_claimed(struct delegate_txn *txn)
 {
-	struct delegate_txn *txn;
 	struct delegate_task *t;
-	bool all = true;
-	u32 i, index;
+	u32 index = txn->task;
 
-	bpf_for (i, 0, n) {
-		txn = txn_at(first + i);
-		if (!txn)
-			return;
-		txn->outcome = claim(txn);
-		all &= txn->outcome == DELEGATE_COMMITTED;
-	}
-	bpf_for (i, 0, n) {
-		txn = txn_at(first + i);
-		if (!txn)
-			return;
-		index = txn->task;
-		if (all) {
-			txn->outcome = place(txn);
-		} else if (txn->outcome == DELEGATE_COMMITTED) {
-			t = bpf_map_lookup_elem(&delegate_tasks, &index);
-			if (t)
-				unclaim(txn, t);
-			txn->outcome = DELEGATE_ABORTED;
-		}
-		if (txn->outcome < DELEGATE_NR_OUTCOMES)
-			agent->outcomes[txn->outcome]++;
-	}
+	if (txn->outcome != DELEGATE_COMMITTED)
+		return txn->outcome;
+	t = bpf_map_lookup_elem(&delegate_tasks, &index);
+	if (t)
+		unclaim(txn, t);
+	return DELEGATE_ABORTED;
+}
+
+/**
+ * place - second half of transaction @n of agent @nr: do it, or if not @all of its group
+ * can be done, see to it that it is not
+ */
+__noinline int place(u32 nr, u64 n, bool all)
+{
+	struct delegate_agent *agent = agent_of(nr);
+	struct delegate_txn *txn = txn_at(nr, n);
+	u32 outcome;
+
+	if (!txn || !agent)
+		return 0;
+	/* Here too, and iterating over a DSQ. */
+	bpf_rcu_read_lock();
+	outcome = all ? move_claimed(agent, nr, txn) : abort_claimed(txn);
+	bpf_rcu_read_unlock();
+	txn->outcome = outcome;
+	if (outcome < DELEGATE_NR_OUTCOMES)
+		agent->outcomes[outcome]++;
+	return 0;
+}
+
+/* Carries out @n transactions of agent @nr from @first: all, or none if one of them cannot be. */
+static __always_inline void commit_group(u32 nr, u64 first, u32 n)
+{
+	bool all = true;
+	u32 i;
+
+	bpf_for (i, 0, n)
+		all &= claim(nr, first + i);
+	bpf_for (i, 0, n)
+		place(nr, first + i, all);
 }
 
 /* Number of transactions in the group that begins at @head. */
-static u32 group_size(u64 head, u64 tail)
+static u32 group_size(u32 nr, u64 head, u64 tail)
 {
 	struct delegate_txn *txn;
 	u32 i, n = 0;
@@ -190,7 +240,7 @@ static u32 group_size(u64 head, u64 tail)
 		if (head + i == tail)
 			break;
 		n++;
-		txn = txn_at(head + i);
+		txn = txn_at(nr, head + i);
 		if (!txn || !(txn->flags & DELEGATE_MORE))
 			break;
 	}
@@ -198,12 +248,12 @@ static u32 group_size(u64 head, u64 tail)
 }
 
 /**
- * commit - carry out the pending transactions
+ * commit - carry out the pending transactions of @agent, which is number @nr
  *
  * By any CPU that dispatches, or by the agent itself. One at a time: who finds
  * somebody at it leaves it to them, and they look again once they have let go.
  */
-static void commit(struct delegate_agent *agent)
+static void commit(struct delegate_agent *agent, u32 nr)
 {
 	u32 i, n;
 
@@ -212,8 +262,8 @@ static void commit(struct delegate_agent *agent)
 			return;
 		if (__sync_lock_test_and_set(&agent->committing, 1))
 			return;
-		n = group_size(agent->txn_head, READ_ONCE(agent->txn_tail));
-		commit_group(agent, agent->txn_head, n);
+		n = group_size(nr, agent->txn_head, READ_ONCE(agent->txn_tail));
+		commit_group(nr, agent->txn_head, n);
 		/* A full barrier: the agent that sees the new head sees the outcomes. */
 		__sync_fetch_and_add(&agent->txn_head, n);
 		__sync_lock_test_and_set(&agent->committing, 0);
@@ -222,17 +272,18 @@ static void commit(struct delegate_agent *agent)
 
 /**
  * delegate_commit - carry out the pending transactions, for the agent
+ *
+ * With an agent for each CPU those of the one whose CPU this is: an agent that is not on
+ * its CPU, since that is offline, has nothing carried out.
  */
 SEC("syscall")
 int delegate_commit(void *ctx)
 {
-	struct delegate_agent *agent = the_agent();
+	s32 cpu = bpf_get_smp_processor_id();
+	struct delegate_agent *agent = agent_of(cpu);
 
-	/* Iterating over a DSQ wants it; ops have it anyway. */
-	bpf_rcu_read_lock();
 	if (agent)
-		commit(agent);
-	bpf_rcu_read_unlock();
+		commit(agent, agent_nr(cpu));
 	return 0;
 }
 

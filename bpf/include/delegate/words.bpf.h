@@ -35,10 +35,18 @@ struct {
 } delegate_index SEC(".maps");
 
 /* Only wakes the agent: what is in it does not matter. */
-struct {
+struct delegate_ring {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
 	__uint(max_entries, 4096);
 } delegate_bell SEC(".maps");
+
+/* With an agent for each CPU: the bell of each, made and put here by the framework. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
+	__uint(max_entries, 1);
+	__type(key, u32);
+	__array(values, struct delegate_ring);
+} delegate_bells SEC(".maps");
 
 struct delegate_timer {
 	struct bpf_timer timer;
@@ -51,9 +59,23 @@ struct {
 	__type(value, struct delegate_timer);
 } delegate_timers SEC(".maps");
 
-static __always_inline struct delegate_agent *the_agent(void)
+/* Number of the agent that decides for @cpu: of its word, its transactions, its queue. */
+static __always_inline u32 agent_nr(s32 cpu)
 {
-	return bpf_map_lookup_elem(&delegate_agent, &(u32){0});
+	return per_cpu ? cpu : 0;
+}
+
+/* The queue in which tasks wait for the agent of @cpu; queues are numbered like agents. */
+static __always_inline u64 queue_of(s32 cpu)
+{
+	return POLICY_DSQ(agent_nr(cpu));
+}
+
+static __always_inline struct delegate_agent *agent_of(s32 cpu)
+{
+	u32 nr = agent_nr(cpu);
+
+	return bpf_map_lookup_elem(&delegate_agent, &nr);
 }
 
 static __always_inline struct delegate_cpu *cpu_word(u32 cpu)
@@ -61,9 +83,11 @@ static __always_inline struct delegate_cpu *cpu_word(u32 cpu)
 	return bpf_map_lookup_elem(&delegate_cpus, &cpu);
 }
 
-static __always_inline struct delegate_txn *txn_at(u64 n)
+/* Transaction @n of agent @nr. */
+static __always_inline struct delegate_txn *txn_at(u32 nr, u64 n)
 {
-	u32 at = n & (DELEGATE_MAX_TXNS - 1);
+	u32 mask = delegate_txn_mask;
+	u32 at = nr * (mask + 1) + (n & mask);
 
 	return bpf_map_lookup_elem(&delegate_txns, &at);
 }
@@ -71,6 +95,16 @@ static __always_inline struct delegate_txn *txn_at(u64 n)
 static __always_inline u64 word_of(u64 seq, u64 state)
 {
 	return seq << DELEGATE_STATE_BITS | state;
+}
+
+static __always_inline u64 seq_of(u64 word)
+{
+	return word >> DELEGATE_STATE_BITS;
+}
+
+static __always_inline u64 state_of(u64 word)
+{
+	return word & DELEGATE_STATE_MASK;
 }
 
 static __always_inline void note_affinity(struct task_struct *p, struct delegate_task *t)
@@ -110,7 +144,8 @@ static __always_inline struct delegate_task *task_word(struct task_struct *p, u3
  */
 static struct delegate_task *new_task_word(struct task_struct *p, u32 *index)
 {
-	struct delegate_agent *agent = the_agent();
+	/* There is one count of words, whoever decides. */
+	struct delegate_agent *agent = agent_of(0);
 	struct delegate_task *t;
 	u32 *of;
 
@@ -125,11 +160,14 @@ static struct delegate_task *new_task_word(struct task_struct *p, u32 *index)
 	t->tgid = p->tgid;
 	t->yielded = 0;
 	t->slice = 0;
+	t->stray = 0;
 	bpf_probe_read_kernel_str(t->comm, sizeof(t->comm), p->comm);
 	note_affinity(p, t);
-	/* The sequence goes on where the last task with this word stopped: an answer meant for that
-	 * one is stale. */
-	t->word = word_of((t->word >> DELEGATE_STATE_BITS) + 1, DELEGATE_BLOCKED);
+	/*
+	 * The sequence goes on where the last task with this word stopped: an answer
+	 * meant for that one is stale.
+	 */
+	t->word = word_of(seq_of(t->word) + 1, DELEGATE_BLOCKED);
 	/* Races with other CPUs lose an update at worst until the next new task. */
 	if (agent->max_task < *index)
 		agent->max_task = *index;
@@ -146,10 +184,10 @@ static struct delegate_task *new_task_word(struct task_struct *p, u32 *index)
 static __always_inline u64 step(struct delegate_task *t, u64 state)
 {
 	struct delegate_cpu *cpu = cpu_word(bpf_get_smp_processor_id());
-	u64 seq = (t->word >> DELEGATE_STATE_BITS) + 1;
+	u64 seq = seq_of(t->word) + 1;
 	u64 old = __sync_lock_test_and_set(&t->word, word_of(seq, state));
 
-	if (cpu && (old & DELEGATE_STATE_MASK) == DELEGATE_QUEUED)
+	if (cpu && state_of(old) == DELEGATE_QUEUED)
 		cpu->nr_left++;
 	if (cpu && state == DELEGATE_QUEUED)
 		cpu->nr_queued++;

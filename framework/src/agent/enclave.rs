@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::shared::{CPU_WORDS, MAX_TASKS, MAX_TXNS, Shared, Txn};
+use super::shared::{CPU_WORDS, MAX_TASKS, Shared, Txn};
 use super::{CpuId, TaskId};
 use crate::hints::{Class, Hint};
 use crate::intf;
@@ -19,9 +19,18 @@ pub struct Transaction {
     pub(super) task: TaskId,
     pub(super) place: Place,
     pub(super) slice_ns: u64,
-    pub(super) preempt: bool,
+    pub(super) room: Option<Room>,
     /// Sequence number that it is based on; the last one heard of if it is not said.
     pub(super) seq: Option<u64>,
+}
+
+/// For whom the running task makes room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Room {
+    /// This task.
+    First,
+    /// What waits for that CPU, this task last.
+    Last,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,7 +42,7 @@ pub(super) enum Place {
 impl Transaction {
     /// Runs a task on a CPU, after what that CPU has been given before.
     pub fn run(task: TaskId, cpu: CpuId) -> Self {
-        Transaction { task, place: Place::Cpu(cpu), slice_ns: 20_000_000, preempt: false, seq: None }
+        Transaction { task, place: Place::Cpu(cpu), slice_ns: 20_000_000, room: None, seq: None }
     }
 
     /// Runs a task on an idle one of these CPUs, or, if none is idle when BPF looks, on any of them that the task
@@ -56,7 +65,13 @@ impl Transaction {
     /// What runs on the CPU makes room at once, as if its slice were over. Without this the task runs when the
     /// CPU schedules next, which an idle CPU does at once.
     pub fn preempt(self) -> Self {
-        Transaction { preempt: true, ..self }
+        Transaction { room: Some(Room::First), ..self }
+    }
+
+    /// What runs on the CPU makes room at once for what that CPU has been given before, and then for this task. For
+    /// policies that preempt all the time: a kernel thread that waits there gets its turn.
+    pub fn take_turns(self) -> Self {
+        Transaction { room: Some(Room::Last), ..self }
     }
 
     /// The decision is based on what was known when [`Enclave::seq`] was this: for decisions that take longer than a
@@ -78,14 +93,18 @@ impl Transaction {
         }
     }
 
-    fn to_txn(self, seq: u64, more: bool) -> Txn {
+    fn to_txn(self, seq: u64, more: bool, seen: u64) -> Txn {
         let (cpu, cpus, any) = match self.place {
             Place::Cpu(CpuId(cpu)) => (cpu as i32, [0; CPU_WORDS], 0),
             Place::AnyOf(cpus) => (-1, cpus, intf::delegate_txn_flags_DELEGATE_ANY_OF),
         };
-        let preempt = if self.preempt { intf::delegate_txn_flags_DELEGATE_PREEMPT } else { 0 };
+        let room = match self.room {
+            None => 0,
+            Some(Room::First) => intf::delegate_txn_flags_DELEGATE_PREEMPT,
+            Some(Room::Last) => intf::delegate_txn_flags_DELEGATE_TAKE_TURNS,
+        };
         let more = if more { intf::delegate_txn_flags_DELEGATE_MORE } else { 0 };
-        Txn { task: self.task.0, seq, slice: self.slice_ns, cpu, flags: any | preempt | more, cpus }
+        Txn { task: self.task.0, seq, slice: self.slice_ns, cpu, flags: any | room | more, cpus, seen }
     }
 }
 
@@ -154,28 +173,31 @@ pub(super) struct Core {
     pub next_txn: u64,
     pub now: u64,
     pub timer: Option<u64>,
+    /// Tasks that wake up can wait for the timer.
+    pub dozes: bool,
 }
 
 impl Core {
     pub fn new(shared: Arc<Shared>) -> Self {
         let cpus = shared.nr_cpus();
         let next_txn = shared.txn_tail().load(Ordering::Relaxed);
+        // Nothing is allocated later, while it decides.
+        let in_flight = VecDeque::with_capacity(shared.max_txns());
         Core {
             shared,
             tasks: vec![Known::default(); MAX_TASKS],
             placed: vec![0; cpus],
             offline_until: vec![0; cpus],
-            // Nothing is allocated later, while it decides.
-            in_flight: VecDeque::with_capacity(MAX_TXNS),
+            in_flight,
             next_txn,
             now: 0,
             timer: None,
+            dozes: false,
         }
     }
 
     pub fn known(&mut self, task: TaskId) -> &mut Known {
-        let len = self.tasks.len();
-        &mut self.tasks[task.0 as usize % len]
+        &mut self.tasks[task.index()]
     }
 
     /// Its CPU is not counted as given to it any more.
@@ -216,6 +238,7 @@ impl Core {
         }
         self.placed.fill(0);
         self.timer = None;
+        self.dozes = false;
     }
 
     fn write(&mut self, transaction: Transaction, more: bool) {
@@ -233,17 +256,17 @@ impl Core {
     }
 
     pub fn send(&mut self, flight: InFlight) {
-        self.shared.put(self.next_txn, &flight.transaction.to_txn(flight.seq, flight.more));
+        self.shared.put(self.next_txn, &flight.transaction.to_txn(flight.seq, flight.more, self.now));
         self.next_txn += 1;
         self.in_flight.push_back(flight);
     }
 
     fn room(&self) -> usize {
-        MAX_TXNS - self.in_flight.len()
+        self.shared.max_txns() - self.in_flight.len()
     }
 }
 
-/// The part of the machine that a policy decides for: all tasks and CPUs under it.
+/// The part of the machine that a policy decides for: all tasks and CPUs under it, or one CPU and the tasks there.
 pub struct Enclave<'a> {
     pub(super) core: &'a mut Core,
 }
@@ -253,7 +276,7 @@ pub struct Enclave<'a> {
 pub struct Cpu {
     /// Tasks that it has been given and that have neither slept nor been preempted since, as far as is known.
     pub given: u32,
-    /// Process id of the running task, of any kind; 0 if it is idle.
+    /// Process id of the running task, of any kind; 0 if it is idle, or will be when the agent sleeps.
     pub pid: i32,
     /// Since when that runs, CLOCK_MONOTONIC ns.
     pub since_ns: u64,
@@ -272,20 +295,26 @@ impl Enclave<'_> {
         self.core.now
     }
 
-    /// All CPUs that can be used.
+    /// All CPUs that can be used; with an agent for each CPU, this agent's.
+    #[inline]
     pub fn cpus(&self) -> impl Iterator<Item = CpuId> {
         let now = self.core.now;
-        let online = move |(cpu, until): (usize, &u64)| (*until <= now).then_some(CpuId(cpu as u32));
-        self.core.offline_until.iter().enumerate().filter_map(online)
+        let own = self.core.shared.own_cpus();
+        let first = own.start;
+        let online = move |(n, until): (usize, &u64)| (*until <= now).then_some(CpuId((first + n) as u32));
+        self.core.offline_until[own].iter().enumerate().filter_map(online)
     }
 
     /// A CPU.
+    #[inline]
     pub fn cpu(&self, CpuId(cpu): CpuId) -> Cpu {
         let at = cpu as usize % self.core.placed.len();
+        let shared = &self.core.shared;
+        let pid = shared.cpu_pid(at).load(Ordering::Relaxed);
         Cpu {
             given: self.core.placed[at],
-            pid: self.core.shared.cpu_pid(at).load(Ordering::Relaxed),
-            since_ns: self.core.shared.cpu_since(at).load(Ordering::Relaxed),
+            pid: if pid == shared.tid().load(Ordering::Relaxed) { 0 } else { pid },
+            since_ns: shared.cpu_since(at).load(Ordering::Relaxed),
         }
     }
 
@@ -295,13 +324,14 @@ impl Enclave<'_> {
     }
 
     /// Whether a task waits for a decision, as far as is known.
+    #[inline]
     pub fn waits(&self, task: TaskId) -> bool {
-        self.core.tasks[task.0 as usize % self.core.tasks.len()].waits
+        self.core.tasks[task.index()].waits && self.core.shared.owns(task.0)
     }
 
     /// Sequence number of the last news of a task; see [`Transaction::as_of`].
     pub fn seq(&self, task: TaskId) -> u64 {
-        self.core.tasks[task.0 as usize % self.core.tasks.len()].seen
+        self.core.tasks[task.index()].seen
     }
 
     /// Sends a decision. It is carried out after the callbacks of this batch; what became of it comes as
@@ -328,10 +358,18 @@ impl Enclave<'_> {
         true
     }
 
-    /// Asks for [`Policy::timer`](super::Policy::timer) at a time (CLOCK_MONOTONIC, ns), if none was asked for
-    /// before it.
-    pub fn wake_at(&mut self, at_ns: u64) {
-        self.core.timer = Some(self.core.timer.map_or(at_ns, |timer| timer.min(at_ns)));
+    /// Asks for [`Policy::timer`](super::Policy::timer) at a time (CLOCK_MONOTONIC, ns), in place of the one asked
+    /// for before, or takes that back.
+    pub fn wake_at(&mut self, at_ns: Option<u64>) {
+        self.core.timer = at_ns;
+        self.core.dozes = false;
+    }
+
+    /// Like [`wake_at`](Self::wake_at), and until then tasks that wake up do not wake the agent: for when all CPUs have
+    /// what they should run. They are told of with the next other news.
+    pub fn doze_until(&mut self, at_ns: u64) {
+        self.wake_at(Some(at_ns));
+        self.core.dozes = true;
     }
 }
 
@@ -383,12 +421,8 @@ impl Task<'_> {
         }
     }
 
-    /// How long after it woke up it should have run, ns, if a hint says so.
-    pub fn deadline_ns(&self) -> Option<u64> {
-        self.hint().deadline_ns
-    }
-
     /// Whether its affinity has this CPU.
+    #[inline]
     pub fn may_run_on(&self, CpuId(cpu): CpuId) -> bool {
         let word = cpu as usize / 64;
         word < CPU_WORDS

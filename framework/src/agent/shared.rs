@@ -5,19 +5,24 @@
 //! ordered by the counter that publishes it: BPF writes a message and then advances `head`, we write a transaction
 //! and then advance `txn_tail`.
 
+use std::ops::Range;
 use std::os::fd::RawFd;
 use std::ptr::NonNull;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering};
 
 use anyhow::{Context, Result, ensure};
 use memmap2::{MmapOptions, MmapRaw};
 
+use super::CpuId;
 use crate::intf::{self, delegate_agent, delegate_cpu, delegate_msg, delegate_task, delegate_txn};
 
 /// Largest number of tasks with a status word.
 pub const MAX_TASKS: usize = intf::delegate_consts_DELEGATE_MAX_TASKS as usize;
 /// Transactions that can be pending.
-pub const MAX_TXNS: usize = intf::delegate_consts_DELEGATE_MAX_TXNS as usize;
+const MAX_TXNS: usize = intf::delegate_consts_DELEGATE_MAX_TXNS as usize;
+/// Those of one of many agents.
+const CPU_TXNS: usize = intf::delegate_consts_DELEGATE_CPU_TXNS as usize;
 /// Words of an affinity.
 pub const CPU_WORDS: usize = intf::delegate_consts_DELEGATE_CPU_WORDS as usize;
 
@@ -25,8 +30,14 @@ pub const CPU_WORDS: usize = intf::delegate_consts_DELEGATE_CPU_WORDS as usize;
 struct Array<T> {
     start: NonNull<T>,
     len: usize,
-    /// Frees it.
-    _owner: Owner,
+    /// Frees it, when the last one who has it is gone.
+    _owner: Arc<Owner>,
+}
+
+impl<T> Clone for Array<T> {
+    fn clone(&self) -> Self {
+        Array { start: self.start, len: self.len, _owner: self._owner.clone() }
+    }
 }
 
 enum Owner {
@@ -34,7 +45,7 @@ enum Owner {
     Simulated(#[expect(dead_code, reason = "held for its Drop")] Vec<u64>),
 }
 
-// SAFETY: the memory is accessed atomically only, and freed with its one owner.
+// SAFETY: the memory is accessed atomically only, and freed with its owner, which all copies hold.
 unsafe impl<T> Send for Array<T> {}
 // SAFETY: as above.
 unsafe impl<T> Sync for Array<T> {}
@@ -46,16 +57,25 @@ impl<T> Array<T> {
             .map_raw(fd)
             .context("cannot map memory that is shared with BPF")?;
         let start = NonNull::new(map.as_mut_ptr().cast()).context("a mapping at 0")?;
-        Ok(Array { start, len, _owner: Owner::Mapped(map) })
+        Ok(Array { start, len, _owner: Arc::new(Owner::Mapped(map)) })
     }
 
     fn simulated(len: usize) -> Self {
         let mut words = vec![0u64; (len * size_of::<T>()).div_ceil(8)];
         let start = NonNull::new(words.as_mut_ptr().cast()).unwrap_or(NonNull::dangling());
-        Array { start, len, _owner: Owner::Simulated(words) }
+        Array { start, len, _owner: Arc::new(Owner::Simulated(words)) }
+    }
+
+    /// A part of it.
+    fn part(&self, start: usize, len: usize) -> Self {
+        let part = start..start + len;
+        assert!(part.end <= self.len, "{part:?} of {}", self.len);
+        // SAFETY: the part is within the array, as was just checked.
+        Array { start: unsafe { self.start.add(start) }, len, _owner: self._owner.clone() }
     }
 
     /// Where an entry is; wraps around.
+    #[inline]
     fn at(&self, index: usize) -> *mut T {
         // SAFETY: the index is below the array's length.
         unsafe { self.start.as_ptr().add(index % self.len) }
@@ -71,6 +91,22 @@ macro_rules! atomic {
     }};
 }
 
+/// Makes a method for each field of an array's entries: its atomic view.
+macro_rules! fields {
+    ($array:ident[$index:ident: $type:ty] $($name:ident: $kind:ident = $field:ident,)+) => {
+        $(#[inline]
+        pub fn $name(&self, $index: $type) -> &$kind {
+            atomic!($kind, self.memory.$array.at($index as usize), $field)
+        })+
+    };
+    (agent $($name:ident: $kind:ident = $field:ident,)+) => {
+        $(#[inline]
+        pub fn $name(&self) -> &$kind {
+            atomic!($kind, self.agent(), $field)
+        })+
+    };
+}
+
 /// Descriptors of the maps.
 #[derive(Debug, Clone, Copy)]
 pub struct Descriptors {
@@ -81,14 +117,54 @@ pub struct Descriptors {
     pub agent: RawFd,
 }
 
-/// All that BPF and the agent share.
-pub struct Shared {
+/// Which agents a policy has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Model {
+    /// One for all CPUs.
+    Global,
+    /// One for each CPU.
+    PerCpu,
+}
+
+impl Model {
+    /// Number of agents on a machine with so many CPUs.
+    pub fn agents(self, cpus: usize) -> usize {
+        match self {
+            Model::Global => 1,
+            Model::PerCpu => cpus,
+        }
+    }
+
+    /// Transactions of each that can be pending: a power of two.
+    pub fn txns(self) -> usize {
+        match self {
+            Model::Global => MAX_TXNS,
+            Model::PerCpu => CPU_TXNS,
+        }
+    }
+}
+
+/// All that BPF and the agents share.
+#[derive(Clone)]
+struct Memory {
     msgs: Array<delegate_msg>,
     cpus: Array<delegate_cpu>,
     tasks: Array<delegate_task>,
     txns: Array<delegate_txn>,
-    agent: Array<delegate_agent>,
+    agents: Array<delegate_agent>,
     ring: usize,
+    model: Model,
+}
+
+/// What BPF shares with one agent.
+pub struct Shared {
+    /// A copy, since a decision looks at it many times.
+    memory: Memory,
+    /// The agent's own transactions, and its own word.
+    txns: Array<delegate_txn>,
+    agent: Array<delegate_agent>,
+    /// The CPU that it decides for, if not for all.
+    home: Option<usize>,
 }
 
 /// A message as it was read.
@@ -101,6 +177,13 @@ pub struct Message {
     pub time: u64,
 }
 
+impl Message {
+    /// The CPU that it is about, or that its task is on.
+    pub fn cpu(&self) -> CpuId {
+        CpuId(self.cpu.max(0) as u32)
+    }
+}
+
 /// A transaction as it goes to BPF.
 #[derive(Debug, Clone)]
 pub struct Txn {
@@ -110,6 +193,8 @@ pub struct Txn {
     pub cpu: i32,
     pub flags: u32,
     pub cpus: [u64; CPU_WORDS],
+    /// When the agent saw what it is about, ns.
+    pub seen: u64,
 }
 
 /// The state in a status word.
@@ -122,43 +207,143 @@ pub fn seq_of(word: u64) -> u64 {
     word >> intf::delegate_consts_DELEGATE_STATE_BITS
 }
 
+/// The status word of a sequence number and a state.
+pub fn word_of(seq: u64, state: u32) -> u64 {
+    seq << intf::delegate_consts_DELEGATE_STATE_BITS | u64::from(state)
+}
+
+impl Memory {
+    /// Message `n` of a CPU's ring.
+    fn message(&self, cpu: usize, n: u64) -> *mut delegate_msg {
+        self.msgs.at(cpu * self.ring + n as usize % self.ring)
+    }
+}
+
 impl Shared {
-    /// Maps what BPF has.
-    pub fn map(fds: Descriptors, cpus: usize, ring: usize) -> Result<Self> {
+    /// Maps what BPF has. Returns what it shares with each agent.
+    pub fn map(fds: Descriptors, cpus: usize, ring: usize, model: Model) -> Result<Vec<Arc<Self>>> {
         ensure!(ring.is_power_of_two(), "a ring of {ring} messages is no power of two");
-        Ok(Shared {
+        let agents = model.agents(cpus);
+        Ok(Self::each(Memory {
             msgs: Array::map(fds.msgs, cpus * ring)?,
             cpus: Array::map(fds.cpus, cpus)?,
             tasks: Array::map(fds.tasks, MAX_TASKS)?,
-            txns: Array::map(fds.txns, MAX_TXNS)?,
-            agent: Array::map(fds.agent, 1)?,
+            txns: Array::map(fds.txns, agents * model.txns())?,
+            agents: Array::map(fds.agent, agents)?,
             ring,
-        })
+            model,
+        }))
     }
 
     /// Memory for a simulated kernel.
-    pub fn simulated(cpus: usize, ring: usize) -> Self {
-        Shared {
+    pub fn simulated(cpus: usize, ring: usize, model: Model) -> Vec<Arc<Self>> {
+        let agents = model.agents(cpus);
+        Self::each(Memory {
             msgs: Array::simulated(cpus * ring),
             cpus: Array::simulated(cpus),
             tasks: Array::simulated(MAX_TASKS),
-            txns: Array::simulated(MAX_TXNS),
-            agent: Array::simulated(1),
+            txns: Array::simulated(agents * model.txns()),
+            agents: Array::simulated(agents),
             ring,
-        }
+            model,
+        })
+    }
+
+    fn each(memory: Memory) -> Vec<Arc<Self>> {
+        let each = memory.model.txns();
+        let of = |n| Shared {
+            memory: memory.clone(),
+            txns: memory.txns.part(n * each, each),
+            agent: memory.agents.part(n, 1),
+            home: (memory.model == Model::PerCpu).then_some(n),
+        };
+        (0..memory.agents.len).map(of).map(Arc::new).collect()
     }
 
     /// Number of CPUs.
     pub fn nr_cpus(&self) -> usize {
-        self.cpus.len
+        self.memory.cpus.len
     }
 
-    pub fn head(&self, cpu: usize) -> &AtomicU64 {
-        atomic!(AtomicU64, self.cpus.at(cpu), head)
+    /// The CPU that the agent decides for, if not for all.
+    pub fn home(&self) -> Option<usize> {
+        self.home
     }
 
-    pub fn tail(&self, cpu: usize) -> &AtomicU64 {
-        atomic!(AtomicU64, self.cpus.at(cpu), tail)
+    /// The CPUs that the agent decides for, whose messages are for it.
+    #[inline]
+    pub fn own_cpus(&self) -> Range<usize> {
+        self.home.map_or(0..self.nr_cpus(), |cpu| cpu..cpu + 1)
+    }
+
+    /// Whether a task was for this agent when it was queued last.
+    #[inline]
+    pub fn owns(&self, task: u32) -> bool {
+        self.home.is_none_or(|cpu| self.task_cpu(task).load(Ordering::Relaxed) == cpu as i32)
+    }
+
+    /// Transactions of the agent that can be pending.
+    pub fn max_txns(&self) -> usize {
+        self.txns.len
+    }
+
+    #[inline]
+    fn agent(&self) -> *mut delegate_agent {
+        self.agent.at(0)
+    }
+
+    fn txn_at(&self, n: u64) -> *mut delegate_txn {
+        self.txns.at(n as usize)
+    }
+
+    // Of a CPU: its ring, its status, its counters.
+    fields! { cpus[cpu: usize]
+        head: AtomicU64 = head,
+        tail: AtomicU64 = tail,
+        cpu_pid: AtomicI32 = pid,
+        cpu_since: AtomicU64 = since,
+        nr_queued: AtomicU64 = nr_queued,
+        nr_overdue: AtomicU64 = nr_overdue,
+        nr_left: AtomicU64 = nr_left,
+        nr_full: AtomicU64 = nr_full,
+        nr_undelegated: AtomicU64 = nr_undelegated,
+        nr_direct: AtomicU64 = nr_direct,
+        nr_staged: AtomicU64 = nr_staged,
+        nr_stolen: AtomicU64 = nr_stolen,
+    }
+
+    // Of a task.
+    fields! { tasks[task: u32]
+        word: AtomicU64 = word,
+        task_runtime: AtomicU64 = runtime,
+        task_queued_at: AtomicU64 = queued_at,
+        task_pid: AtomicI32 = pid,
+        task_tgid: AtomicI32 = tgid,
+        task_cpu: AtomicI32 = cpu,
+        task_weight: AtomicU32 = weight,
+        task_deadline: AtomicU64 = deadline_ns,
+        task_hint_slice: AtomicU64 = hint_slice_ns,
+        task_class: AtomicU32 = class,
+    }
+
+    // Of the agent.
+    fields! { agent
+        txn_tail: AtomicU64 = txn_tail,
+        txn_head: AtomicU64 = txn_head,
+        sleeping: AtomicU32 = sleeping,
+        gathered: AtomicU32 = gathered,
+        beat: AtomicU64 = beat,
+        present: AtomicU32 = present,
+        tid: AtomicI32 = tid,
+        offline: AtomicU32 = offline,
+        silent: AtomicU32 = silent,
+        silent_since: AtomicU64 = silent_since,
+        nr_silent: AtomicU64 = nr_silent,
+    }
+
+    /// Highest number of a task ever used: of all, whoever decides for them.
+    pub fn max_task(&self) -> &AtomicU32 {
+        atomic!(AtomicU32, self.memory.agents.at(0), max_task)
     }
 
     /// The next message of a CPU's ring.
@@ -167,7 +352,7 @@ impl Shared {
         if tail == self.head(cpu).load(Ordering::Acquire) {
             return None;
         }
-        let entry = self.msgs.at(cpu * self.ring + tail as usize % self.ring);
+        let entry = self.memory.message(cpu, tail);
         let message = Message {
             kind: atomic!(AtomicU32, entry, kind).load(Ordering::Relaxed),
             task: atomic!(AtomicU32, entry, task).load(Ordering::Relaxed),
@@ -182,10 +367,10 @@ impl Shared {
     /// Writes a message, as BPF does. `false` if the ring is full.
     pub fn post(&self, cpu: usize, message: &Message) -> bool {
         let head = self.head(cpu).load(Ordering::Relaxed);
-        if head - self.tail(cpu).load(Ordering::Acquire) >= self.ring as u64 {
+        if head - self.tail(cpu).load(Ordering::Acquire) >= self.memory.ring as u64 {
             return false;
         }
-        let entry = self.msgs.at(cpu * self.ring + head as usize % self.ring);
+        let entry = self.memory.message(cpu, head);
         atomic!(AtomicU32, entry, kind).store(message.kind, Ordering::Relaxed);
         atomic!(AtomicU32, entry, task).store(message.task, Ordering::Relaxed);
         atomic!(AtomicU64, entry, seq).store(message.seq, Ordering::Relaxed);
@@ -195,138 +380,34 @@ impl Shared {
         true
     }
 
-    /// A task's status word.
-    pub fn word(&self, task: u32) -> &AtomicU64 {
-        atomic!(AtomicU64, self.tasks.at(task as usize), word)
-    }
-
-    /// A 64-bit field of a task's status.
-    pub fn task_runtime(&self, task: u32) -> &AtomicU64 {
-        atomic!(AtomicU64, self.tasks.at(task as usize), runtime)
-    }
-
-    pub fn task_queued_at(&self, task: u32) -> &AtomicU64 {
-        atomic!(AtomicU64, self.tasks.at(task as usize), queued_at)
-    }
-
-    pub fn task_pid(&self, task: u32) -> &AtomicI32 {
-        atomic!(AtomicI32, self.tasks.at(task as usize), pid)
-    }
-
-    pub fn task_tgid(&self, task: u32) -> &AtomicI32 {
-        atomic!(AtomicI32, self.tasks.at(task as usize), tgid)
-    }
-
-    pub fn task_cpu(&self, task: u32) -> &AtomicI32 {
-        atomic!(AtomicI32, self.tasks.at(task as usize), cpu)
-    }
-
-    pub fn task_weight(&self, task: u32) -> &AtomicU32 {
-        atomic!(AtomicU32, self.tasks.at(task as usize), weight)
-    }
-
+    #[inline]
     pub fn task_affinity(&self, task: u32, word: usize) -> &AtomicU64 {
-        atomic!(AtomicU64, self.tasks.at(task as usize), affinity[word])
-    }
-
-    pub fn task_deadline(&self, task: u32) -> &AtomicU64 {
-        atomic!(AtomicU64, self.tasks.at(task as usize), deadline_ns)
-    }
-
-    pub fn task_hint_slice(&self, task: u32) -> &AtomicU64 {
-        atomic!(AtomicU64, self.tasks.at(task as usize), hint_slice_ns)
-    }
-
-    pub fn task_class(&self, task: u32) -> &AtomicU32 {
-        atomic!(AtomicU32, self.tasks.at(task as usize), class)
+        atomic!(AtomicU64, self.memory.tasks.at(task as usize), affinity[word])
     }
 
     /// The task's name, NUL-padded, in two words.
     pub fn task_comm(&self, task: u32) -> [u8; 16] {
         let mut comm = [0; 16];
         for (n, half) in comm.chunks_exact_mut(8).enumerate() {
-            let word = atomic!(AtomicU64, self.tasks.at(task as usize), comm[n * 8]);
+            let word = atomic!(AtomicU64, self.memory.tasks.at(task as usize), comm[n * 8]);
             half.copy_from_slice(&word.load(Ordering::Relaxed).to_ne_bytes());
         }
         comm
     }
 
-    pub fn cpu_pid(&self, cpu: usize) -> &AtomicI32 {
-        atomic!(AtomicI32, self.cpus.at(cpu), pid)
+    /// Time that a stage of wakeups took on a CPU in all, ns.
+    pub fn stage_ns(&self, cpu: usize, stage: u32) -> &AtomicU64 {
+        atomic!(AtomicU64, self.memory.cpus.at(cpu), stage_ns[stage as usize])
     }
 
-    pub fn cpu_since(&self, cpu: usize) -> &AtomicU64 {
-        atomic!(AtomicU64, self.cpus.at(cpu), since)
-    }
-
-    pub fn nr_queued(&self, cpu: usize) -> &AtomicU64 {
-        atomic!(AtomicU64, self.cpus.at(cpu), nr_queued)
-    }
-
-    pub fn nr_overdue(&self, cpu: usize) -> &AtomicU64 {
-        atomic!(AtomicU64, self.cpus.at(cpu), nr_overdue)
-    }
-
-    pub fn nr_left(&self, cpu: usize) -> &AtomicU64 {
-        atomic!(AtomicU64, self.cpus.at(cpu), nr_left)
-    }
-
-    pub fn nr_full(&self, cpu: usize) -> &AtomicU64 {
-        atomic!(AtomicU64, self.cpus.at(cpu), nr_full)
-    }
-
-    pub fn nr_undelegated(&self, cpu: usize) -> &AtomicU64 {
-        atomic!(AtomicU64, self.cpus.at(cpu), nr_undelegated)
-    }
-
-    pub fn txn_tail(&self) -> &AtomicU64 {
-        atomic!(AtomicU64, self.agent.at(0), txn_tail)
-    }
-
-    pub fn txn_head(&self) -> &AtomicU64 {
-        atomic!(AtomicU64, self.agent.at(0), txn_head)
-    }
-
-    pub fn sleeping(&self) -> &AtomicU32 {
-        atomic!(AtomicU32, self.agent.at(0), sleeping)
-    }
-
-    pub fn beat(&self) -> &AtomicU64 {
-        atomic!(AtomicU64, self.agent.at(0), beat)
-    }
-
-    pub fn present(&self) -> &AtomicU32 {
-        atomic!(AtomicU32, self.agent.at(0), present)
-    }
-
-    pub fn tid(&self) -> &AtomicI32 {
-        atomic!(AtomicI32, self.agent.at(0), tid)
-    }
-
-    pub fn silent(&self) -> &AtomicU32 {
-        atomic!(AtomicU32, self.agent.at(0), silent)
-    }
-
-    pub fn silent_since(&self) -> &AtomicU64 {
-        atomic!(AtomicU64, self.agent.at(0), silent_since)
-    }
-
-    pub fn nr_silent(&self) -> &AtomicU64 {
-        atomic!(AtomicU64, self.agent.at(0), nr_silent)
-    }
-
-    pub fn max_task(&self) -> &AtomicU32 {
-        atomic!(AtomicU32, self.agent.at(0), max_task)
-    }
-
-    /// Transactions that ended this way.
+    /// Transactions of the agent that ended this way.
     pub fn nr_outcome(&self, outcome: u32) -> &AtomicU64 {
-        atomic!(AtomicU64, self.agent.at(0), outcomes[outcome as usize])
+        atomic!(AtomicU64, self.agent(), outcomes[outcome as usize])
     }
 
     /// Writes transaction `n`; [`txn_tail`](Self::txn_tail) publishes it.
     pub fn put(&self, n: u64, txn: &Txn) {
-        let entry = self.txns.at(n as usize);
+        let entry = self.txn_at(n);
         atomic!(AtomicU64, entry, seq).store(txn.seq, Ordering::Relaxed);
         atomic!(AtomicU64, entry, slice).store(txn.slice, Ordering::Relaxed);
         atomic!(AtomicU32, entry, task).store(txn.task, Ordering::Relaxed);
@@ -337,12 +418,13 @@ impl Shared {
                 atomic!(AtomicU64, entry, cpus[n]).store(*word, Ordering::Relaxed);
             }
         }
+        atomic!(AtomicU64, entry, seen).store(txn.seen, Ordering::Relaxed);
         self.outcome(n).store(intf::delegate_outcome_DELEGATE_PENDING, Ordering::Relaxed);
     }
 
     /// Reads transaction `n`, as BPF does.
     pub fn txn(&self, n: u64) -> Txn {
-        let entry = self.txns.at(n as usize);
+        let entry = self.txn_at(n);
         Txn {
             seq: atomic!(AtomicU64, entry, seq).load(Ordering::Relaxed),
             slice: atomic!(AtomicU64, entry, slice).load(Ordering::Relaxed),
@@ -350,16 +432,17 @@ impl Shared {
             cpu: atomic!(AtomicI32, entry, cpu).load(Ordering::Relaxed),
             flags: atomic!(AtomicU32, entry, flags).load(Ordering::Relaxed),
             cpus: std::array::from_fn(|n| atomic!(AtomicU64, entry, cpus[n]).load(Ordering::Relaxed)),
+            seen: atomic!(AtomicU64, entry, seen).load(Ordering::Relaxed),
         }
     }
 
     /// What became of transaction `n`.
     pub fn outcome(&self, n: u64) -> &AtomicU32 {
-        atomic!(AtomicU32, self.txns.at(n as usize), outcome)
+        atomic!(AtomicU32, self.txn_at(n), outcome)
     }
 
     /// The CPU that transaction `n` went to.
     pub fn chosen(&self, n: u64) -> &AtomicI32 {
-        atomic!(AtomicI32, self.txns.at(n as usize), chosen)
+        atomic!(AtomicI32, self.txn_at(n), chosen)
     }
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! What delegation has done so far, in numbers.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use serde::{Deserialize, Serialize};
 
@@ -9,7 +9,7 @@ use super::shared::{Shared, state_of};
 use crate::intf;
 use crate::latency::{Histogram, bucket_of};
 
-/// What the agent's thread measures and others read.
+/// What an agent's thread measures and others read.
 #[derive(Default)]
 pub(super) struct Meters {
     /// From a message to the batch that it is read in.
@@ -18,6 +18,8 @@ pub(super) struct Meters {
     pub decision: Meter,
     /// Longest time that BPF scheduled alone, ns.
     pub longest_silence: AtomicU64,
+    /// Tasks of which the process before had saved something.
+    pub restored: AtomicU64,
 }
 
 /// A histogram that one thread writes and others read.
@@ -38,36 +40,47 @@ impl Meter {
         self.buckets[bucket_of(ns)].fetch_add(1, Ordering::Relaxed);
         self.max.fetch_max(ns, Ordering::Relaxed);
     }
+}
 
-    /// Median and 99th percentile, ns; 0 if nothing was measured.
-    fn p50_and_p99(&self) -> (u64, u64) {
-        let counts = (0..).zip(self.buckets.iter().map(|count| count.load(Ordering::Relaxed)));
-        let histogram = Histogram::from_parts(counts, 0, self.max.load(Ordering::Relaxed));
-        let percentile = |p| histogram.percentile(p).unwrap_or(0);
-        (percentile(50.0), percentile(99.0))
-    }
+/// Median and 99th percentile of all of them, ns; 0 if nothing was measured.
+fn p50_and_p99(meters: &[&Meter]) -> (u64, u64) {
+    let bucket = |n: usize| meters.iter().map(|meter| meter.buckets[n].load(Ordering::Relaxed)).sum();
+    let counts = (0..).zip((0..=bucket_of(u64::MAX)).map(bucket));
+    let max = meters.iter().map(|meter| meter.max.load(Ordering::Relaxed)).max().unwrap_or(0);
+    let histogram = Histogram::from_parts(counts, 0, max);
+    let percentile = |p| histogram.percentile(p).unwrap_or(0);
+    (percentile(50.0), percentile(99.0))
 }
 
 /// Counters of a delegated policy since it was loaded.
 ///
-/// Every task that was queued for a decision has got one, was run by BPF since none came in time, has left, or
-/// still waits: `queued == committed + overdue + left + waiting`, exactly, whenever nothing is in motion.
+/// Every task that was queued for a decision has got one, was run by BPF since none came in time, was taken by an idle
+/// CPU, has left, or still waits: `queued == committed + overdue + stolen + left + waiting`, exactly, whenever nothing
+/// is in motion. With an agent for each CPU these are sums over all of them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AgentStatus {
-    /// Whether BPF waits for the agent's decisions at present.
+    /// Whether BPF waits for the agent's decisions at present; of several, for those of all that are in force.
     pub answering: bool,
+    /// Agents in force: 1, or one for each CPU that is online; 0 while another policy is.
+    pub agents: u32,
     /// Times that a task was queued for a decision.
     pub queued: u64,
     /// Decisions that were carried out.
     pub committed: u64,
+    /// Of these, the decisions of the agent in force that has made the fewest.
+    pub fewest: u64,
     /// Tasks that BPF took over because no decision came in time.
     pub overdue: u64,
+    /// Tasks that an idle CPU took while they waited for the decision of another CPU's agent.
+    pub stolen: u64,
     /// Tasks that went without either: died, changed class or affinity, were swapped away.
     pub left: u64,
     /// Tasks that are queued for a decision now.
     pub waiting: u64,
     /// Times that BPF scheduled a task without asking, since the agent was silent or not there.
     pub undelegated: u64,
+    /// Times that a task woke up while nobody waited and got an idle CPU without asking.
+    pub direct: u64,
     /// Decisions refused because something had happened to the task meanwhile (ESTALE).
     pub stale: u64,
     /// Decisions refused because the task was dead.
@@ -96,28 +109,78 @@ pub struct AgentStatus {
     pub decision_p50_ns: u64,
     /// The same, 99th percentile.
     pub decision_p99_ns: u64,
+    /// The way of a wakeup by stage, with `stages=1`.
+    pub stages: Option<Stages>,
+}
+
+/// What a wakeup takes on its way through the agent: the mean of each stage, ns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stages {
+    /// Wakeups measured.
+    pub count: u64,
+    /// From the wakeup until its message is written.
+    pub message_ns: u64,
+    /// Until the agent reads it.
+    pub seen_ns: u64,
+    /// Until the transaction is carried out.
+    pub committed_ns: u64,
+    /// Until the task runs.
+    pub running_ns: u64,
+}
+
+impl Stages {
+    fn read(shared: &Shared) -> Option<Self> {
+        let sum = |of: &dyn Fn(usize) -> u64| (0..shared.nr_cpus()).map(of).sum::<u64>();
+        let count = sum(&|cpu| shared.nr_staged(cpu).load(Ordering::Relaxed));
+        let mean = |stage| sum(&|cpu| shared.stage_ns(cpu, stage).load(Ordering::Relaxed)).checked_div(count);
+        Some(Stages {
+            count,
+            message_ns: mean(intf::delegate_stage_DELEGATE_WRITTEN)?,
+            seen_ns: mean(intf::delegate_stage_DELEGATE_SEEN)?,
+            committed_ns: mean(intf::delegate_stage_DELEGATE_DONE)?,
+            running_ns: mean(intf::delegate_stage_DELEGATE_RUNNING)?,
+        })
+    }
 }
 
 impl AgentStatus {
-    pub(super) fn read(shared: &Shared, meters: &Meters) -> Self {
-        let (message_p50_ns, message_p99_ns) = meters.message.p50_and_p99();
-        let (decision_p50_ns, decision_p99_ns) = meters.decision.p50_and_p99();
+    /// Whether every task that was queued for a decision is accounted for. While tasks come and go it may not look so:
+    /// the counters are read one after the other.
+    pub fn is_balanced(&self) -> bool {
+        self.queued == self.committed + self.overdue + self.stolen + self.left + self.waiting
+    }
+
+    /// Reads those of all agents, of which there is one at least.
+    pub(super) fn read(agents: &[(&Shared, &Meters)]) -> Self {
+        let Some((shared, _)) = agents.first() else { return AgentStatus::default() };
+        let in_force = || agents.iter().map(|(shared, _)| *shared).filter(|shared| is_in_force(shared));
+        let meters = |of: fn(&Meters) -> &Meter| {
+            p50_and_p99(&agents.iter().map(|(_, meters)| of(meters)).collect::<Vec<_>>())
+        };
+        let longest = |meters: &Meters| meters.longest_silence.load(Ordering::Relaxed);
+        let (message_p50_ns, message_p99_ns) = meters(|meters| &meters.message);
+        let (decision_p50_ns, decision_p99_ns) = meters(|meters| &meters.decision);
         let sum = |of: fn(&Shared, usize) -> &AtomicU64| {
             (0..shared.nr_cpus()).map(|cpu| of(shared, cpu).load(Ordering::Relaxed)).sum()
         };
-        let outcome = |outcome| shared.nr_outcome(outcome).load(Ordering::Relaxed);
+        let outcome_of = |shared: &Shared, outcome| shared.nr_outcome(outcome).load(Ordering::Relaxed);
+        let outcome = |outcome| agents.iter().map(|(shared, _)| outcome_of(shared, outcome)).sum();
+        let decided = |shared| outcome_of(shared, intf::delegate_outcome_DELEGATE_COMMITTED);
         let is_queued = |task: &u32| {
             state_of(shared.word(*task).load(Ordering::Relaxed)) == intf::delegate_state_DELEGATE_QUEUED
         };
         AgentStatus {
-            answering: shared.present().load(Ordering::Relaxed) != 0
-                && shared.silent().load(Ordering::Relaxed) == 0,
+            answering: in_force().next().is_some() && !in_force().any(|shared| is_set(shared.silent())),
+            agents: in_force().count() as u32,
             queued: sum(Shared::nr_queued),
             committed: outcome(intf::delegate_outcome_DELEGATE_COMMITTED),
+            fewest: in_force().map(decided).min().unwrap_or(0),
             overdue: sum(Shared::nr_overdue),
+            stolen: sum(Shared::nr_stolen),
             left: sum(Shared::nr_left),
             waiting: (1..=shared.max_task().load(Ordering::Relaxed)).filter(is_queued).count() as u64,
             undelegated: sum(Shared::nr_undelegated),
+            direct: sum(Shared::nr_direct),
             stale: outcome(intf::delegate_outcome_DELEGATE_STALE),
             gone: outcome(intf::delegate_outcome_DELEGATE_GONE),
             not_queued: outcome(intf::delegate_outcome_DELEGATE_NOT_QUEUED),
@@ -126,12 +189,22 @@ impl AgentStatus {
             again: outcome(intf::delegate_outcome_DELEGATE_AGAIN),
             aborted: outcome(intf::delegate_outcome_DELEGATE_ABORTED),
             ring_full: sum(Shared::nr_full),
-            silences: shared.nr_silent().load(Ordering::Relaxed),
-            longest_silence_ns: meters.longest_silence.load(Ordering::Relaxed),
+            silences: agents.iter().map(|(shared, _)| shared.nr_silent().load(Ordering::Relaxed)).sum(),
+            longest_silence_ns: agents.iter().map(|(_, meters)| longest(meters)).max().unwrap_or(0),
             message_p50_ns,
             message_p99_ns,
             decision_p50_ns,
             decision_p99_ns,
+            stages: Stages::read(shared),
         }
     }
+}
+
+fn is_set(word: &AtomicU32) -> bool {
+    word.load(Ordering::Relaxed) != 0
+}
+
+/// Whether an agent is there and its policy is in force.
+fn is_in_force(shared: &Shared) -> bool {
+    is_set(shared.present()) && !is_set(shared.offline())
 }

@@ -1,141 +1,113 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! The thread that decides: it sleeps until BPF rings, takes the news to the policy, has its decisions carried out.
+//! A thread that decides: it sleeps until BPF rings, takes the news to the policy, has its decisions carried out.
 
-use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd, RawFd};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
-use libbpf_rs::{Link, MapCore as _, MapHandle, Object, OpenObject, RingBufferBuilder, libbpf_sys};
+use anyhow::{Context, Result};
+use libbpf_rs::{MapHandle, RingBufferBuilder, libbpf_sys};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 
+use super::Policy;
 use super::driver::{Driver, Progress};
-use super::shared::{Descriptors, MAX_TASKS, MAX_TXNS, Shared};
+use super::handover::Saved;
+use super::shared::Shared;
 use super::status::Meters;
-use super::{AgentStatus, Factory, Settings};
-use crate::globals::Globals;
+use crate::affinity;
+use crate::intf;
 use crate::kernel::monotonic_ns;
-use crate::policy::ParamValue;
 
-/// The program that tells of blocked and dead tasks and of idle CPUs.
-const SWITCH: &str = "delegate_switch";
-/// The program that carries out transactions.
-const COMMIT: &str = "delegate_commit";
 /// Longest sleep, so that a bell that was lost is made up for.
 const LONGEST_SLEEP: Duration = Duration::from_millis(500);
 /// A timer closer than this is waited for awake.
 const SHORTEST_SLEEP: u64 = 20_000;
-/// How long to wait for the thread to come up.
-const START_PATIENCE: Duration = Duration::from_secs(10);
+/// Stack of a thread. All of it is locked in memory, and there may be one for each CPU.
+const STACK: usize = 512 << 10;
 
-/// Whether an object is the BPF half of a delegated policy.
-pub(crate) fn is_delegated(object: &OpenObject) -> bool {
-    object.maps().any(|map| map.name() == "delegate_agent")
-}
-
-/// Gives the maps that a delegated policy shares with its agent their sizes.
-pub(crate) fn size_maps(object: &mut OpenObject, globals: &Globals, params: &[ParamValue]) -> Result<()> {
-    if !is_delegated(object) {
-        return Ok(());
-    }
-    let cpus = nr_cpus();
-    let ring = ring_of(params);
-    globals.set(object, "delegate_ring_mask", u64::from(ring) - 1)?;
-    for mut map in object.maps_mut() {
-        let entries = match map.name().to_str() {
-            Some("delegate_msgs") => cpus * ring,
-            Some("delegate_cpus") => cpus,
-            Some("delegate_tasks") => MAX_TASKS as u32,
-            Some("delegate_txns") => MAX_TXNS as u32,
-            _ => continue,
-        };
-        map.set_max_entries(entries).context("sizing the memory shared with the agent")?;
-    }
-    Ok(())
-}
-
-fn nr_cpus() -> u32 {
-    u32::try_from(*scx_utils::NR_CPU_IDS).unwrap_or(1)
-}
-
-/// Messages of a CPU's ring: the parameter `ring`, rounded down to a power of two.
-fn ring_of(params: &[ParamValue]) -> u32 {
-    let wanted = params.iter().find(|param| param.name == "ring").map_or(1, |param| param.value);
-    1 << u32::try_from(wanted).unwrap_or(u32::MAX).max(1).ilog2()
-}
-
-/// The agent of a delegated policy that is loaded. Dropping it ends it; BPF schedules alone then.
-pub(crate) struct Agent {
+/// An agent: a thread that decides, for all CPUs or for its own. Dropping it ends it; BPF schedules alone then.
+pub(super) struct Agent {
     shared: Arc<Shared>,
-    thread: Option<JoinHandle<()>>,
+    thread: Option<JoinHandle<Driver>>,
     control: Arc<Control>,
     meters: Arc<Meters>,
-    /// Keeps the tracepoint program attached.
-    _switch: Link,
 }
 
 /// What others tell the thread.
 struct Control {
     end: AtomicBool,
+    /// It is alone on the shared memory: no other agent works on it any more.
+    begin: AtomicBool,
+    /// What the agent before it has saved: there before it begins, if at all.
+    saved: OnceLock<Arc<Saved>>,
+    /// Its policy is in force.
+    in_force: AtomicBool,
+    /// When it had its first round of decisions behind it, CLOCK_MONOTONIC ns.
+    first_round: AtomicU64,
     /// Ends its sleep.
     wake: OwnedFd,
-    /// Its thread id, once it is up.
-    tid: AtomicI32,
 }
 
 impl Agent {
-    /// Starts the agent. It decides nothing before it is [made present](Self::set_present).
-    pub fn start(object: &Object, factory: Factory, name: &str, params: &[ParamValue]) -> Result<Self> {
-        let cpus = nr_cpus();
-        let fds = Descriptors {
-            msgs: map_fd(object, "delegate_msgs")?,
-            cpus: map_fd(object, "delegate_cpus")?,
-            tasks: map_fd(object, "delegate_tasks")?,
-            txns: map_fd(object, "delegate_txns")?,
-            agent: map_fd(object, "delegate_agent")?,
-        };
-        let shared = Arc::new(Shared::map(fds, cpus as usize, ring_of(params) as usize)?);
-        let switch = object
-            .progs_mut()
-            .find(|program| program.name() == SWITCH)
-            .with_context(|| format!("the policy has no {SWITCH}"))?;
-        let switch = switch.attach().with_context(|| format!("attaching {SWITCH}"))?;
-        let settings =
-            Settings { params: params.iter().map(|param| (param.name.clone(), param.value)).collect(), cpus };
+    /// Starts the thread. It touches nothing before [`begin`](Self::begin).
+    pub fn start(
+        name: &str,
+        policy: Box<dyn Policy>,
+        shared: Arc<Shared>,
+        commit: OwnedFd,
+        bell: MapHandle,
+    ) -> Result<Self> {
         let meters: Arc<Meters> = Arc::default();
         let control = Arc::new(Control {
             end: AtomicBool::new(false),
+            begin: AtomicBool::new(false),
+            saved: OnceLock::new(),
+            in_force: AtomicBool::new(false),
+            first_round: AtomicU64::new(0),
             wake: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
                 .context("cannot make an eventfd")?,
-            tid: AtomicI32::new(0),
         });
         let mut worker = Worker {
-            driver: Driver::new(shared.clone(), factory(&settings), meters.clone()),
+            driver: Driver::new(shared.clone(), policy, meters.clone()),
             shared: shared.clone(),
             meters: meters.clone(),
             control: control.clone(),
-            commit: commit_program(object)?,
-            bell: bell(object)?,
+            commit,
+            bell,
+            at_home: false,
         };
-        lock_memory();
+        let suffix = shared.home().map_or(String::new(), |cpu| format!("/{cpu}"));
+        // What the kernel keeps of a thread's name.
+        let name: String = name.chars().take(15 - suffix.len()).chain(suffix.chars()).collect();
         let thread = std::thread::Builder::new()
-            .name(name.chars().take(15).collect())
-            .spawn(move || worker.run())
+            .name(name)
+            .stack_size(STACK)
+            .spawn(move || {
+                worker.run();
+                worker.driver
+            })
             .context("cannot start the agent's thread")?;
-        let agent = Agent { shared, thread: Some(thread), control, meters, _switch: switch };
-        agent.wait_up()?;
-        Ok(agent)
+        Ok(Agent { shared, thread: Some(thread), control, meters })
     }
 
-    fn wait_up(&self) -> Result<()> {
-        let start = Instant::now();
-        while self.control.tid.load(Ordering::Acquire) == 0 {
-            ensure!(start.elapsed() < START_PATIENCE, "the agent's thread does not come up");
-            std::thread::sleep(Duration::from_millis(1));
+    /// No other agent works on the shared memory any more: this one takes its place. Its thread has come up when there is
+    /// its id. `saved`: what that one has saved of its tasks.
+    pub fn begin(&self, saved: Option<&Arc<Saved>>) {
+        if let Some(saved) = saved {
+            // It begins once.
+            let _ = self.control.saved.set(saved.clone());
         }
-        Ok(())
+        // There is one of the agent before it.
+        self.shared.tid().store(0, Ordering::SeqCst);
+        self.control.begin.store(true, Ordering::Release);
+        self.control.wake();
+    }
+
+    /// When it had decided for the first time since it was made present, CLOCK_MONOTONIC ns. 0: not yet.
+    pub fn first_round(&self) -> u64 {
+        self.control.first_round.load(Ordering::Acquire)
     }
 
     /// Whether its policy is in force. While it is not, BPF asks nothing of it; when it comes into force again, it
@@ -144,25 +116,51 @@ impl Agent {
         if present {
             self.shared.silent_since().store(0, Ordering::Relaxed);
             self.shared.silent().store(1, Ordering::SeqCst);
+            // BPF tells a policy that is not in force of no CPU. The thread finds out whether its own is there.
+            self.shared.offline().store(0, Ordering::SeqCst);
         }
+        self.control.in_force.store(present, Ordering::SeqCst);
         self.shared.present().store(present.into(), Ordering::SeqCst);
         self.control.wake();
     }
 
-    /// What it has done so far.
-    pub fn status(&self) -> AgentStatus {
-        AgentStatus::read(&self.shared, &self.meters)
+    /// Tells the thread to end.
+    pub fn end(&self) {
+        // One that has not begun must not speak for the other that is at work.
+        if self.control.begin.load(Ordering::Acquire) {
+            self.control.in_force.store(false, Ordering::SeqCst);
+            self.shared.present().store(0, Ordering::SeqCst);
+        }
+        self.control.end.store(true, Ordering::SeqCst);
+        self.control.wake();
+    }
+
+    /// Ends it. Returns what its policy knows of its tasks, for the agent that takes its place.
+    pub fn leave(mut self) -> Saved {
+        self.end();
+        let driver = self.thread.take().and_then(|thread| thread.join().ok());
+        driver.map(|mut driver| driver.save()).unwrap_or_default()
+    }
+
+    pub fn shared(&self) -> &Shared {
+        &self.shared
+    }
+
+    pub fn meters(&self) -> &Meters {
+        &self.meters
     }
 }
 
 impl Drop for Agent {
     fn drop(&mut self) {
-        self.shared.present().store(0, Ordering::SeqCst);
-        self.control.end.store(true, Ordering::SeqCst);
-        self.control.wake();
+        self.end();
         if let Some(thread) = self.thread.take() {
             // A policy that panicked has been reported by the panic itself.
             let _ = thread.join();
+        }
+        // The thread may have said that it is there a moment after it was told to end.
+        if self.control.begin.load(Ordering::Acquire) {
+            self.shared.present().store(0, Ordering::SeqCst);
         }
     }
 }
@@ -171,6 +169,18 @@ impl Control {
     fn wake(&self) {
         // It fails only when it is full, and then it wakes anyway.
         let _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
+    }
+
+    /// Waits until it is woken.
+    fn wait(&self) {
+        // A signal ends it early, which does no harm.
+        let _ = poll(&mut [PollFd::new(&self.wake, PollFlags::IN)], None);
+        self.take();
+    }
+
+    /// From here on it can be woken anew.
+    fn take(&self) {
+        let _ = rustix::io::read(&self.wake, &mut [0; 8]);
     }
 }
 
@@ -181,14 +191,12 @@ struct Worker {
     control: Arc<Control>,
     commit: OwnedFd,
     bell: MapHandle,
+    /// It is kept to the one CPU that it decides for.
+    at_home: bool,
 }
 
 impl Worker {
     fn run(&mut self) {
-        // SAFETY: gettid takes no arguments.
-        let tid = unsafe { libc::gettid() };
-        self.shared.tid().store(tid, Ordering::SeqCst);
-        self.control.tid.store(tid, Ordering::Release);
         let mut builder = RingBufferBuilder::new();
         // What it rings with does not matter.
         let added = builder.add(&self.bell, |_| 0).is_ok();
@@ -196,22 +204,74 @@ impl Worker {
             // Out of memory as it starts: BPF schedules alone.
             return;
         };
+        while !self.control.begin.load(Ordering::Acquire) {
+            if self.control.end.load(Ordering::Acquire) {
+                return;
+            }
+            // The bell is still another's.
+            self.control.wait();
+        }
+        self.driver.rebase();
+        if let Some(saved) = self.control.saved.get() {
+            self.driver.restore(saved);
+        }
+        // SAFETY: gettid takes no arguments.
+        let tid = unsafe { libc::gettid() };
+        self.shared.tid().store(tid, Ordering::SeqCst);
+        // The default of 50 us would be long for a timer that ends a slice.
+        // SAFETY: plain integers.
+        unsafe { libc::prctl(libc::PR_SET_TIMERSLACK, 1) };
         while !self.control.end.load(Ordering::Acquire) {
-            if self.shared.present().load(Ordering::Acquire) == 0 {
-                self.sleep(bell.epoll_fd(), None);
+            if !self.is_here() {
+                self.sleep(None);
                 // The bells of the time in which it was in force.
                 let _ = bell.consume();
                 continue;
             }
             let progress = self.work();
+            self.note_first_round();
             if progress == Progress::default() && self.prepare_to_sleep() {
-                self.sleep(bell.epoll_fd(), self.driver.timer());
+                self.sleep(self.driver.timer());
                 // First that it is alive: awake and silent for long would be taken for stuck.
                 self.shared.beat().store(monotonic_ns(), Ordering::SeqCst);
-                self.shared.sleeping().store(0, Ordering::SeqCst);
+                self.shared.sleeping().store(intf::delegate_sleep_DELEGATE_AWAKE, Ordering::SeqCst);
                 let _ = bell.consume();
             }
         }
+    }
+
+    fn note_first_round(&self) {
+        if self.control.first_round.load(Ordering::Relaxed) == 0 {
+            self.control.first_round.store(monotonic_ns(), Ordering::Release);
+        }
+    }
+
+    /// Whether it is to decide: its policy is in force, and it is on the CPU that it decides for, if that is one. An agent
+    /// whose CPU is offline is absent, and BPF schedules there.
+    fn is_here(&mut self) -> bool {
+        let Some(home) = self.shared.home() else {
+            return self.shared.present().load(Ordering::Acquire) != 0;
+        };
+        let in_force = self.control.in_force.load(Ordering::Acquire);
+        if !in_force || self.shared.offline().load(Ordering::SeqCst) != 0 {
+            self.at_home = false;
+        } else if !self.at_home {
+            // The kernel has moved it elsewhere if its CPU was offline, and refuses this while it is.
+            self.at_home = affinity::keep_to(home).is_ok();
+            // BPF asks nothing before the silence is over: this agent starts over.
+            self.shared.silent_since().store(0, Ordering::Relaxed);
+            self.shared.silent().store(1, Ordering::SeqCst);
+            self.shared.present().store(self.at_home.into(), Ordering::SeqCst);
+            if !self.at_home {
+                // There is nothing to wait for.
+                self.note_first_round();
+            }
+        }
+        if !in_force {
+            // It may have been told so just before the line above.
+            self.shared.present().store(0, Ordering::SeqCst);
+        }
+        self.at_home
     }
 
     /// One round: news to the policy, its decisions to BPF, what became of them back.
@@ -232,17 +292,21 @@ impl Worker {
         }
         // BPF publishes a message and then looks whether we sleep; we say so and then look for messages. One of
         // the two sees the other.
-        self.shared.sleeping().store(1, Ordering::SeqCst);
+        let sleep = match self.driver.dozes() {
+            true => intf::delegate_sleep_DELEGATE_DOZES,
+            false => intf::delegate_sleep_DELEGATE_SLEEPS,
+        };
+        self.shared.gathered().store(0, Ordering::SeqCst);
+        self.shared.sleeping().store(sleep, Ordering::SeqCst);
         if self.driver.has_news() {
-            self.shared.sleeping().store(0, Ordering::SeqCst);
+            self.shared.sleeping().store(intf::delegate_sleep_DELEGATE_AWAKE, Ordering::SeqCst);
             return false;
         }
         true
     }
 
-    fn sleep(&self, bell: RawFd, timer: Option<u64>) {
-        // SAFETY: the bell outlives this call.
-        let bell = unsafe { BorrowedFd::borrow_raw(bell) };
+    fn sleep(&self, timer: Option<u64>) {
+        let bell = self.bell.as_fd();
         let mut fds = [PollFd::new(&bell, PollFlags::IN), PollFd::new(&self.control.wake, PollFlags::IN)];
         let limit = timer.map_or(LONGEST_SLEEP, |at| {
             Duration::from_nanos(at.saturating_sub(monotonic_ns())).min(LONGEST_SLEEP)
@@ -250,9 +314,9 @@ impl Worker {
         let limit = Timespec { tv_sec: limit.as_secs() as i64, tv_nsec: limit.subsec_nanos().into() };
         // A signal ends it early, which does no harm.
         let _ = poll(&mut fds, Some(&limit));
-        let mut count = [0; 8];
-        // Empty most of the time.
-        let _ = rustix::io::read(&self.control.wake, &mut count);
+        if !fds[1].revents().is_empty() {
+            self.control.take();
+        }
     }
 }
 
@@ -265,30 +329,4 @@ fn carry_out(program: &OwnedFd) {
     // SAFETY: `options` is valid and has no buffers. If it fails, the transactions are carried out by the next CPU
     // that dispatches.
     unsafe { libbpf_sys::bpf_prog_test_run_opts(program.as_raw_fd(), &mut options) };
-}
-
-/// A page fault while it decides would make all tasks wait for it. Without the right to lock memory it does its best.
-fn lock_memory() {
-    // SAFETY: plain integers.
-    unsafe { libc::mlockall(libc::MCL_CURRENT | libc::MCL_FUTURE) };
-    // khugepaged takes even locked pages away while it makes a huge page of them.
-    // SAFETY: plain integers.
-    unsafe { libc::prctl(libc::PR_SET_THP_DISABLE, 1, 0, 0, 0) };
-}
-
-fn map_fd(object: &Object, name: &str) -> Result<RawFd> {
-    let map = object.maps().find(|map| map.name() == name);
-    Ok(map.with_context(|| format!("the policy has no map {name}"))?.as_fd().as_raw_fd())
-}
-
-fn bell(object: &Object) -> Result<MapHandle> {
-    let map = object.maps().find(|map| map.name() == "delegate_bell");
-    let map = map.context("the policy has no map delegate_bell")?;
-    MapHandle::try_from(&map).context("cannot duplicate the bell's descriptor")
-}
-
-fn commit_program(object: &Object) -> Result<OwnedFd> {
-    let program = object.progs().find(|program| program.name() == COMMIT);
-    let program = program.with_context(|| format!("the policy has no {COMMIT}"))?;
-    program.as_fd().try_clone_to_owned().context("cannot duplicate a descriptor")
 }

@@ -103,6 +103,7 @@ impl Engine {
             self.account(&sample);
         }
         let back = std::mem::take(&mut self.going_back);
+        self.draining_since = None;
         if let Some(swapping) = &mut self.swapping {
             swapping.report.flipped_at_ns = began_ns;
             swapping.report.flip_ns = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
@@ -124,14 +125,14 @@ impl Engine {
         if let Some(swapping) = &mut self.swapping {
             swapping.quiet = true;
         }
-        let waited = self.swapping.as_ref().and_then(|swapping| swapping.flipped_at).map(|at| at.elapsed());
-        let push = waited.is_some_and(|waited| waited > PUSH_AFTER);
+        let push = self.draining_since.get_or_insert_with(Instant::now).elapsed() > PUSH_AFTER;
         let root = self.root()?;
         if root.queued(slot, push)? > 0 {
             return Ok(false);
         }
         root.drained()?;
         let drained = root.nr_drained();
+        self.draining_since = None;
         if let Some(swapping) = &mut self.swapping {
             let since = swapping.flipped_at.map(|at| at.elapsed()).unwrap_or_default();
             swapping.report.drain_ms = since.as_secs_f64() * 1e3;

@@ -8,11 +8,12 @@
 mod flip;
 mod measure;
 mod reload;
+mod upgrade;
 
 use std::collections::{BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 use crossbeam::channel::Sender;
 
 use crate::control::SwapRequest;
@@ -21,11 +22,14 @@ use crate::exit::ExitInfo;
 use crate::hints::Hints;
 use crate::kernel::KernelState;
 use crate::latency::{LatencyMeter, Per, Sample};
+use crate::pins;
 use crate::policy::{Catalogue, Image, PolicyInForce};
 use crate::report::{SlotStatus, Status, SwapReport};
 use crate::root::{NR_SLOTS, Root};
 use crate::scheduler::Scheduler;
 use crate::swap::{Machine, Plan, SlotId, Step, Via};
+
+pub use upgrade::{Adopted, LetGo};
 
 /// What is fixed for the life of an engine.
 #[derive(Debug, Clone)]
@@ -44,6 +48,8 @@ pub struct Config {
     pub measure: bool,
     /// Break latency down by this.
     pub per: Option<Per>,
+    /// Pin the scheduler, so that it stays attached when this process ends. Needs the root.
+    pub keep: bool,
 }
 
 /// What has been measured under one policy.
@@ -97,25 +103,8 @@ impl Prepared {
     pub fn attach(self) -> Result<Engine> {
         let Prepared { config, mut scheduler, .. } = self;
         let meter = config.measure.then(|| LatencyMeter::start(config.per)).transpose()?;
-        scheduler.activate()?;
-        let in_force = scheduler.in_force()?;
-        let now = Instant::now();
-        let mut engine = Engine {
-            config,
-            scheduler,
-            machine: Machine::default(),
-            meter,
-            clock: now,
-            guard_due: now,
-            runs: Vec::new(),
-            interval: Sample::default(),
-            in_force,
-            swapping: None,
-            going_back: false,
-            swaps: VecDeque::new(),
-            nr_swaps: 0,
-            events: Vec::new(),
-        };
+        scheduler.activate(config.keep)?;
+        let mut engine = Engine::new(config, scheduler, meter)?;
         engine.discard_window()?;
         engine.open_run()?;
         Ok(engine)
@@ -135,18 +124,51 @@ pub struct Engine {
     in_force: PolicyInForce,
     swapping: Option<Swapping>,
     going_back: bool,
+    /// When the retired slot was first looked at.
+    draining_since: Option<Instant>,
     swaps: VecDeque<SwapReport>,
     nr_swaps: u64,
     events: Vec<Event>,
+    /// Another process is about to take over: no swap may begin.
+    offered: bool,
 }
 
 impl Engine {
+    fn new(config: Config, scheduler: Scheduler, meter: Option<LatencyMeter>) -> Result<Self> {
+        let in_force = scheduler.in_force()?;
+        let now = Instant::now();
+        Ok(Engine {
+            config,
+            scheduler,
+            machine: Machine::default(),
+            meter,
+            clock: now,
+            guard_due: now,
+            runs: Vec::new(),
+            interval: Sample::default(),
+            in_force,
+            swapping: None,
+            going_back: false,
+            draining_since: None,
+            swaps: VecDeque::new(),
+            nr_swaps: 0,
+            events: Vec::new(),
+            offered: false,
+        })
+    }
+
     /// Loads a scheduler with the policy in it. The kernel has verified everything after this; nothing is
     /// attached.
     pub fn prepare(config: Config, policy: &str, params: &[String]) -> Result<Prepared> {
         let policy = Image::find(config.catalogue, policy)?.open()?;
+        if config.direct && config.keep {
+            bail!("--keep needs the root scheduler; leave out --direct");
+        }
         if let Some(trouble) = doctor::first_trouble() {
             bail!(trouble);
+        }
+        if config.keep {
+            pins::mount_bpffs().context("--keep pins the scheduler in bpffs")?;
         }
         let name = policy.info().name.clone();
         let scheduler = Scheduler::load(&config, policy, params, None)?;
@@ -165,6 +187,7 @@ impl Engine {
         reply: Option<Sender<Result<SwapReport, String>>>,
     ) -> Result<()> {
         self.machine.check_idle()?;
+        self.check_not_offered()?;
         match request.via {
             Via::Slots => self.begin_flip(request, reply),
             Via::Reload => {
@@ -230,19 +253,17 @@ impl Engine {
             let _ = reply.send(Err(reason));
         }
         self.machine.reset();
+        self.draining_since = None;
+        // Who is loading over what was attached finds it gone.
+        self.offered = false;
         self.end_window()?;
         let last = self.policy().clone();
         let (origin, params) = match fallback {
             Some(name) => (name.to_owned(), Vec::new()),
-            None => {
-                let params = last.params.iter().map(|p| format!("{}={}", p.name, p.value)).collect();
-                (last.origin.clone(), params)
-            }
+            None => (last.origin.clone(), last.assignments()),
         };
-        let policy = Image::find(self.config.catalogue, &origin)?.open()?;
         self.scheduler.detach()?;
-        self.scheduler = Scheduler::load(&self.config, policy, &params, Some(&self.scheduler))?;
-        self.scheduler.activate()?;
+        self.attach_anew(&origin, &params)?;
         self.discard_window()?;
         self.open_run()
     }
@@ -280,7 +301,8 @@ impl Engine {
             pid: std::process::id(),
             uptime_s: self.clock.elapsed().as_secs_f64(),
             mode: if self.config.direct { "direct" } else { "slots" }.into(),
-            phase: self.machine.name().into(),
+            phase: if self.offered { "being taken over" } else { self.machine.name() }.into(),
+            keep: matches!(&self.scheduler, Scheduler::Root(root) if root.is_kept()),
             slots: self.slots(),
             swaps: self.swaps.iter().cloned().collect(),
             nr_swaps: self.nr_swaps,
@@ -301,6 +323,8 @@ impl Engine {
                     role: "active".into(),
                     policy: direct.in_force().clone(),
                     agent: direct.agent_status(),
+                    slow_path: direct.slow_path_status(),
+                    counts: direct.counts(),
                 }];
             }
             Scheduler::Root(root) => root,
@@ -314,9 +338,14 @@ impl Engine {
         (0..NR_SLOTS)
             .map(SlotId::new)
             .filter_map(|slot| {
-                let policy = root.in_slot(slot)?.clone();
-                let agent = root.agent_status(slot);
-                Some(SlotStatus { slot: slot.index(), role: role(slot).into(), policy, agent })
+                Some(SlotStatus {
+                    slot: slot.index(),
+                    role: role(slot).into(),
+                    policy: root.in_slot(slot)?.clone(),
+                    agent: root.agent_status(slot),
+                    slow_path: root.slow_path_status(slot),
+                    counts: root.counts(slot),
+                })
             })
             .collect()
     }

@@ -14,6 +14,23 @@ use crate::report::SwapReport;
 use crate::scheduler::Scheduler;
 
 impl Engine {
+    /// Attaches the scheduler again that has just been detached. Of one that was taken over from another process only
+    /// a part is loaded here.
+    fn attach_again(&mut self) -> Result<()> {
+        if self.scheduler.can_be_attached() {
+            return self.scheduler.activate(self.config.keep);
+        }
+        let last = self.policy().clone();
+        self.attach_anew(&last.origin, &last.assignments())
+    }
+
+    /// Loads a scheduler with this policy in the place of one that has been detached, and attaches it.
+    pub(super) fn attach_anew(&mut self, origin: &str, params: &[String]) -> Result<()> {
+        let policy = Image::find(self.config.catalogue, origin)?.open()?;
+        self.scheduler = Scheduler::load(&self.config, policy, params, Some(&self.scheduler))?;
+        self.scheduler.activate(self.config.keep)
+    }
+
     /// Verifies the next scheduler, detaches the present one, attaches the next.
     pub(super) fn reload(&mut self, request: &SwapRequest) -> Result<SwapReport> {
         let from = self.policy().name.clone();
@@ -37,9 +54,9 @@ impl Engine {
         report.flipped_at_ns = monotonic_ns();
         let left = Instant::now();
         self.scheduler.detach()?;
-        if let Err(error) = next.activate() {
+        if let Err(error) = next.activate(self.config.keep) {
             drop(next);
-            self.scheduler.activate().context("the old scheduler could not be attached again either")?;
+            self.attach_again().context("the old scheduler could not be attached again either")?;
             return Err(error.context("the next policy did not attach; the old one is back"));
         }
         let outside = left.elapsed();

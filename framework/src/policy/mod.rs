@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! Policies: where they come from, what they say of themselves, and loading them.
 
+mod load_error;
+mod loaded;
 mod object;
 pub mod params;
 mod struct_ops;
@@ -13,9 +15,14 @@ use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
 use crate::agent;
+use crate::slow_path;
 
-pub(crate) use object::{DUMP_LEN, HINTS, load_error, program_fd};
-pub use object::{LoadError, LoadedPolicy, OpenPolicy, SharedMaps};
+pub use load_error::LoadError;
+pub(crate) use load_error::load_error;
+pub use loaded::LoadedPolicy;
+pub(crate) use loaded::PREPARE;
+pub(crate) use object::{DUMP_LEN, HINTS, SHARED_MAPS, program_fd};
+pub use object::{OpenPolicy, SharedMaps};
 pub use params::{ParamSpec, ParamValue};
 pub(crate) use struct_ops::StructOps;
 
@@ -27,7 +34,16 @@ pub struct BuiltIn {
     /// Its BPF object.
     pub object: &'static [u8],
     /// Makes its half in this process, if it has one.
-    pub agent: Option<agent::Factory>,
+    pub half: Option<Half>,
+}
+
+/// The half of a policy in this process.
+#[derive(Debug, Clone, Copy)]
+pub enum Half {
+    /// It decides which task runs where.
+    Agent(agent::Factory),
+    /// BPF does, and is helped now and then.
+    SlowPath(slow_path::Factory),
 }
 
 /// The policies that are built in.
@@ -39,15 +55,15 @@ pub struct Image {
     /// What the user called it: a name of the catalogue or a path.
     pub origin: String,
     bytes: Cow<'static, [u8]>,
-    agent: Option<agent::Factory>,
+    half: Option<Half>,
 }
 
 impl Image {
     /// Finds a policy: a built-in one by name, or an object file by path (anything with a `/` or ending in
     /// `.o`).
     pub fn find(catalogue: Catalogue, policy: &str) -> Result<Self> {
-        if let Some(BuiltIn { name, object, agent }) = catalogue.iter().find(|one| one.name == policy) {
-            return Ok(Image { origin: (*name).into(), bytes: Cow::Borrowed(object), agent: *agent });
+        if let Some(BuiltIn { name, object, half }) = catalogue.iter().find(|one| one.name == policy) {
+            return Ok(Image { origin: (*name).into(), bytes: Cow::Borrowed(object), half: *half });
         }
         if !policy.contains('/') && !policy.ends_with(".o") {
             let names: Vec<_> = catalogue.iter().map(|one| one.name).collect();
@@ -61,12 +77,12 @@ impl Image {
         if !bytes.starts_with(b"\x7fELF") {
             bail!("{} is no BPF object: compile it with scripts/policy-cc", path.display());
         }
-        Ok(Image { origin: policy.into(), bytes: Cow::Owned(bytes), agent: None })
+        Ok(Image { origin: policy.into(), bytes: Cow::Owned(bytes), half: None })
     }
 
     /// Opens the object and reads what it says of itself.
     pub fn open(&self) -> Result<OpenPolicy> {
-        OpenPolicy::open(&self.bytes, &self.origin, self.agent)
+        OpenPolicy::open(&self.bytes, &self.origin, self.half)
             .with_context(|| format!("{} is not a usable policy", self.origin))
     }
 }
@@ -101,13 +117,20 @@ pub struct PolicyInForce {
     pub epoch: u64,
 }
 
+impl PolicyInForce {
+    /// Its parameters as the user would set them.
+    pub fn assignments(&self) -> Vec<String> {
+        self.params.iter().map(|param| format!("{}={}", param.name, param.value)).collect()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     const CATALOGUE: Catalogue = &[
-        BuiltIn { name: "fifo", object: b"\x7fELF", agent: None },
-        BuiltIn { name: "vtime", object: b"\x7fELF", agent: None },
+        BuiltIn { name: "fifo", object: b"\x7fELF", half: None },
+        BuiltIn { name: "vtime", object: b"\x7fELF", half: None },
     ];
 
     #[test]

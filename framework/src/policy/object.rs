@@ -2,30 +2,35 @@
 //! A policy's object: opened, given its parameters, loaded into the kernel.
 
 use std::collections::BTreeMap;
-use std::ffi::OsStr;
 use std::os::fd::{AsFd as _, BorrowedFd};
+use std::path::Path;
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Context, Result, anyhow, bail};
 use libbpf_rs::btf::ReferencesType as _;
 use libbpf_rs::btf::types::DeclTag;
-use libbpf_rs::{Object, ObjectBuilder, OpenObject, ProgramInput, ProgramMut, ProgramType};
+use libbpf_rs::{MapType, ObjectBuilder, OpenObject, ProgramMut, ProgramType};
 use scx_utils::compat;
 
+use super::load_error::{last_line, load_error};
+use super::loaded::{LoadedPolicy, PREPARE};
 use super::params::{self, ParamSpec, ParamValue};
-use super::{PolicyInForce, PolicyInfo, StructOps};
-use crate::agent::{self, Agent};
+use super::{Half, PolicyInForce, PolicyInfo, StructOps};
+use crate::agent;
 use crate::globals::{Globals, btf_of, raw_id};
 use crate::intf;
 use crate::libbpf_log;
+use crate::llc;
+use crate::pins::{self, KeptSlot};
+use crate::slow_path;
 
 /// The SDK's own ops (`policy_ops_init` and so on), for running directly: the root has its own.
 const SDK_OPS: &str = "policy_ops_";
-/// The program that creates a policy's queues when it goes into a slot.
-const PREPARE: &str = "policy_prepare";
 /// The map of hints.
 pub(crate) const HINTS: &str = "policy_hints";
+/// The section that says which process is the agent.
+const AGENT: &str = ".data.agent";
 /// fentry program that scx's headers add; only schedulers built with their macros attach it.
 const SCX_PROBE: &str = "scx_lib_init_probe";
 
@@ -41,7 +46,12 @@ pub struct SharedMaps<'a> {
     pub tasks: BorrowedFd<'a>,
     /// The map `policy_hints`.
     pub hints: BorrowedFd<'a>,
+    /// The section `.data.agent`.
+    pub agent: BorrowedFd<'a>,
 }
+
+/// Names of the maps that a policy in a slot has from the root.
+pub(crate) const SHARED_MAPS: &[&str] = &["policy_shared", "policy_tasks", HINTS, AGENT];
 
 /// A policy that has been opened but not loaded.
 pub struct OpenPolicy {
@@ -49,28 +59,13 @@ pub struct OpenPolicy {
     globals: Globals,
     ops: StructOps,
     info: PolicyInfo,
+    layout: String,
     origin: String,
-    agent: Option<agent::Factory>,
-}
-
-/// A policy whose programs the kernel has verified and holds.
-pub struct LoadedPolicy {
-    object: Object,
-    globals: Globals,
-    ops: StructOps,
-    /// What is in force.
-    pub in_force: PolicyInForce,
-    /// Its parameters, as declared.
-    pub params: Vec<ParamSpec>,
-    /// How long loading took, most of which is verifying.
-    pub verify: Duration,
-    factory: Option<agent::Factory>,
-    /// Its half in this process, from when it is prepared.
-    agent: Option<Agent>,
+    half: Option<Half>,
 }
 
 impl OpenPolicy {
-    pub(super) fn open(bytes: &[u8], origin: &str, agent: Option<agent::Factory>) -> Result<Self> {
+    pub(super) fn open(bytes: &[u8], origin: &str, half: Option<Half>) -> Result<Self> {
         libbpf_log::take();
         let mut object = ObjectBuilder::default()
             .open_memory(bytes)
@@ -94,12 +89,13 @@ impl OpenPolicy {
                 bail!("it has no {op} op, without which nothing would run");
             }
         }
-        if agent::is_delegated(&object) && agent.is_none() {
+        if agent::is_delegated(&object) && !matches!(half, Some(Half::Agent(_))) {
             bail!(
                 "its decisions are made by a process, which is not part of the object: build it into scx_run"
             );
         }
-        Ok(OpenPolicy { object, globals, ops, info, origin: origin.into(), agent })
+        let layout = pins::layout(&object)?;
+        Ok(OpenPolicy { object, globals, ops, info, layout, origin: origin.into(), half })
     }
 
     /// What the policy says of itself.
@@ -109,10 +105,35 @@ impl OpenPolicy {
 
     /// Loads the policy for a slot of the root scheduler, sharing the root's maps. Nothing is attached.
     pub fn load_for_slot(
+        self,
+        assignments: &[String],
+        epoch: u64,
+        maps: SharedMaps<'_>,
+    ) -> Result<LoadedPolicy> {
+        self.load_shared(assignments, epoch, maps, None)
+    }
+
+    /// Loads the policy once more, over the memory of one that is in a slot: its pinned maps. The ops stay those that
+    /// are there.
+    pub(crate) fn load_over(
+        self,
+        kept: &KeptSlot,
+        maps: SharedMaps<'_>,
+        pinned: &Path,
+    ) -> Result<LoadedPolicy> {
+        let PolicyInForce { name, epoch, .. } = &kept.policy;
+        if self.info.name != *name || self.layout != kept.layout {
+            bail!("{}: the policy {name} that runs is of {}", self.origin, pins::ANOTHER_LAYOUT);
+        }
+        self.load_shared(&kept.policy.assignments(), *epoch, maps, Some(pinned))
+    }
+
+    fn load_shared(
         mut self,
         assignments: &[String],
         epoch: u64,
         maps: SharedMaps<'_>,
+        pinned: Option<&Path>,
     ) -> Result<LoadedPolicy> {
         if !self.info.fits_slot {
             bail!("{} is not built on policy.bpf.h, so it fits no slot; run it with --direct", self.origin);
@@ -127,11 +148,12 @@ impl OpenPolicy {
                 Some("policy_shared") => maps.shared,
                 Some("policy_tasks") => maps.tasks,
                 Some(HINTS) => maps.hints,
+                Some(AGENT) => maps.agent,
                 _ => continue,
             };
             map.reuse_fd(fd).context("the policy's shared maps do not fit this framework's: rebuild it")?;
         }
-        self.load(assignments, epoch)
+        self.load(assignments, epoch, pinned)
     }
 
     /// Loads the policy to be attached by itself.
@@ -159,10 +181,10 @@ impl OpenPolicy {
         if let Some(mut dump) = self.object.maps_mut().find(|map| map.name() == ".data.uei_dump") {
             dump.set_value_size(DUMP_LEN).context("making room for the debug dump")?;
         }
-        self.load(assignments, 1)
+        self.load(assignments, 1, None)
     }
 
-    fn load(mut self, assignments: &[String], epoch: u64) -> Result<LoadedPolicy> {
+    fn load(mut self, assignments: &[String], epoch: u64, pinned: Option<&Path>) -> Result<LoadedPolicy> {
         let start = Instant::now();
         let values = params::resolve(&self.info.name, &self.info.params, assignments)?;
         for ParamValue { name, value } in &values {
@@ -172,8 +194,16 @@ impl OpenPolicy {
         self.globals.set(&mut self.object, "policy_epoch", epoch)?;
         self.globals.set(&mut self.object, "policy_nr_cpus", *scx_utils::NR_CPU_IDS as u64)?;
         self.globals.set(&mut self.object, "policy_agent_tgid", std::process::id().into())?;
-        set_scx_enums(&mut self.object, &self.globals)?;
+        if pinned.is_none() {
+            set_scx_enums(&mut self.object, &self.globals)?;
+        }
         agent::size_maps(&mut self.object, &self.globals, &values)?;
+        llc::tell(&mut self.object, &self.globals, &values)?;
+        let counters = counters(&self.object, &self.globals)?;
+        if let Some(pinned) = pinned {
+            pins::reuse(&mut self.object, pinned, SHARED_MAPS)?;
+            self.leave_out_ops_in_force()?;
+        }
         for mut prog in self.object.progs_mut() {
             if prog.name() == SCX_PROBE {
                 prog.set_autoload(false);
@@ -191,83 +221,34 @@ impl OpenPolicy {
             in_force,
             params: self.info.params,
             verify: start.elapsed(),
-            factory: self.agent,
+            layout: self.layout,
+            counters,
+            half: self.half,
             agent: None,
+            slow_path: None,
         })
     }
 }
 
-impl LoadedPolicy {
-    /// Runs the policy's init: creates its queues. A scheduler must be attached.
-    ///
-    /// Returns the id of the first queue and the number of queues.
-    pub(crate) fn prepare(&self) -> Result<(u64, u32)> {
-        let program = self.program(PREPARE).context("the policy has no policy_prepare")?;
-        let output = program
-            .test_run(ProgramInput::default())
-            .with_context(|| format!("running the init of {}", self.in_force.name))?;
-        let errno = output.return_value as i32;
-        if errno != 0 {
-            let error = std::io::Error::from_raw_os_error(-errno);
-            bail!("the init of {} failed: {error}", self.in_force.name);
+impl OpenPolicy {
+    /// The ops are in the kernel and go on; what is needed anew is what this process calls. Verifying is most of the time
+    /// that loading takes.
+    fn leave_out_ops_in_force(&mut self) -> Result<()> {
+        for mut program in self.object.progs_mut() {
+            let callable = slow_path::is_callable(&program);
+            program.set_autoload(callable);
         }
-        let queues = self.globals.read_u64(&self.object, "policy_nr_dsqs")?;
-        Ok((dsq_base(self.in_force.epoch), u32::try_from(queues)?))
-    }
-
-    /// Starts the policy's half in this process, if it has one. It decides nothing before it is in force.
-    pub(crate) fn start_agent(&mut self) -> Result<()> {
-        let Some(factory) = self.factory else { return Ok(()) };
-        self.agent = None;
-        let name = &self.in_force.name;
-        let agent = Agent::start(&self.object, factory, name, &self.in_force.params)
-            .with_context(|| format!("starting the agent of {name}"))?;
-        self.agent = Some(agent);
+        for mut map in self.object.maps_mut() {
+            if map.map_type() == MapType::StructOps {
+                map.set_autocreate(false)?;
+            }
+        }
         Ok(())
-    }
-
-    /// The policy's half in this process.
-    pub(crate) fn agent(&self) -> Option<&Agent> {
-        self.agent.as_ref()
-    }
-
-    /// Each op of the policy and the program that implements it.
-    pub(crate) fn ops(&self) -> impl Iterator<Item = (&str, ProgramMut<'_>)> {
-        self.ops.programs.iter().filter_map(|(op, name)| Some((op.as_str(), self.program(name)?)))
-    }
-
-    /// Instructions of each loaded program, after verification.
-    pub fn program_sizes(&self) -> Vec<(String, usize)> {
-        self.object
-            .progs()
-            .filter(|prog| prog.autoload())
-            .map(|prog| (prog.name().to_string_lossy().into_owned(), prog.insn_cnt()))
-            .collect()
-    }
-
-    pub(crate) fn object(&self) -> &Object {
-        &self.object
-    }
-
-    pub(crate) fn object_mut(&mut self) -> &mut Object {
-        &mut self.object
-    }
-
-    pub(crate) fn globals(&self) -> &Globals {
-        &self.globals
-    }
-
-    pub(crate) fn ops_map(&self) -> &str {
-        &self.ops.map
-    }
-
-    fn program(&self, name: &str) -> Option<ProgramMut<'_>> {
-        self.object.progs_mut().find(|prog| prog.name() == OsStr::new(name))
     }
 }
 
 /// Id of the first queue of the policy with this epoch. Epochs are never given out twice, so neither are ids.
-fn dsq_base(epoch: u64) -> u64 {
+pub(super) fn dsq_base(epoch: u64) -> u64 {
     epoch * u64::from(intf::slot_consts_SLOT_MAX_DSQS)
 }
 
@@ -342,6 +323,17 @@ fn param_specs(object: &mut OpenObject, globals: &Globals) -> Result<Vec<ParamSp
     Ok(specs)
 }
 
+/// Names of the variables that were declared with `COUNTER_U64`.
+fn counters(object: &OpenObject, globals: &Globals) -> Result<Vec<String>> {
+    let counters: Vec<_> = tags(object)?
+        .into_iter()
+        .filter(|(_, text)| text.starts_with("counter:"))
+        .map(|(id, _)| id)
+        .collect();
+    let named = globals.iter().filter(|(_, global)| counters.contains(&global.type_id));
+    Ok(named.map(|(name, _)| name.clone()).collect())
+}
+
 fn initial_u64(object: &OpenObject, section: &str, offset: usize, size: usize) -> Result<u64> {
     let map = object
         .maps()
@@ -397,61 +389,4 @@ fn scx_enum(constant: &str) -> Option<u64> {
     let value = compat::read_enum_any(ENUMS, constant).ok();
     known.insert(constant.to_owned(), value);
     value
-}
-
-/// The kernel refused to load a policy.
-#[derive(Debug, thiserror::Error)]
-#[error("{origin} does not load: {reason}")]
-pub struct LoadError {
-    /// The policy, as the user called it.
-    pub origin: String,
-    /// The reason in one line.
-    pub reason: String,
-    /// All that libbpf and the verifier said.
-    pub log: String,
-}
-
-/// Makes one line of what libbpf has said since its log was taken last.
-pub(crate) fn load_error(origin: &str, error: &dyn std::fmt::Display) -> LoadError {
-    let log = libbpf_log::take();
-    let malformed = compat::malformed_scx_kfuncs();
-    let reason = if malformed.is_empty() {
-        verifier_reason(&log).unwrap_or_else(|| format!("{error}: {}", last_line(&log)))
-    } else {
-        format!(
-            "this kernel's BTF describes sched_ext's kfuncs wrongly ({}): it was built with pahole < 1.26; \
-             boot another kernel",
-            malformed.join(", ")
-        )
-    };
-    LoadError { origin: origin.into(), reason, log }
-}
-
-/// The line in which the verifier says what it does not like: the last one before its summary.
-fn verifier_reason(log: &str) -> Option<String> {
-    let lines: Vec<_> = log.lines().collect();
-    let summary = lines.iter().rposition(|line| line.starts_with("processed ") && line.contains(" insns"))?;
-    lines[..summary]
-        .iter()
-        .rev()
-        .find(|line| !line.trim().is_empty() && !line.starts_with(char::is_numeric))
-        .map(|line| (*line).trim().to_owned())
-}
-
-fn last_line(log: &str) -> &str {
-    log.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("no reason given").trim()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_verifier_s_reason_is_found() {
-        let log = "libbpf: prog 'x': BPF program load failed: -EACCES\n-- BEGIN PROG LOAD LOG --\n\
-                   0: R1=ctx() R10=fp0\n0: (79) r1 = *(u64 *)(r1 +0)\nR1 invalid mem access 'scalar'\n\
-                   processed 3 insns (limit 1000000)\n-- END PROG LOAD LOG --\n";
-        assert_eq!(verifier_reason(log).as_deref(), Some("R1 invalid mem access 'scalar'"));
-        assert_eq!(last_line("a\n b \n\n"), "b");
-    }
 }

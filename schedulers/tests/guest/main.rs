@@ -5,9 +5,11 @@
 mod support;
 
 mod agents;
+mod balance;
 mod faults;
 mod hints;
 mod policies;
 mod smoke;
 mod swaps;
 mod unruly;
+mod upgrade;

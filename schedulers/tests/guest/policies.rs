@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! Each policy keeps its promise, as seen in a trace or in accounted run time.
 
+use std::collections::HashSet;
 use std::fs;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -9,6 +10,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::support::*;
+
+mod prio;
 
 /// CPU that the measured threads share; the test itself stays on CPU 0.
 const CPU: usize = 1;
@@ -41,6 +44,17 @@ fn assert_ratio(shares: [u64; 2], expected: f64, tolerance: f64) {
     assert!((ratio / expected - 1.0).abs() <= tolerance, "ratio {ratio:.3}, expected {expected:.3}");
 }
 
+/// Moves the calling thread into a cgroup of this weight.
+fn enter(cgroup: &str, weight: u32) {
+    let dir = format!("/sys/fs/cgroup/{cgroup}");
+    fs::create_dir_all(&dir).unwrap();
+    fs::write(format!("{dir}/cgroup.type"), "threaded").ok();
+    fs::write(format!("{dir}/cpu.weight"), weight.to_string()).unwrap();
+    // SAFETY: gettid has no preconditions.
+    let tid = unsafe { libc::gettid() };
+    fs::write(format!("{dir}/cgroup.threads"), tid.to_string()).unwrap();
+}
+
 #[test]
 #[ignore = "needs sched_ext: scripts/test runs it in a VM"]
 fn vtime_shares_follow_nice() {
@@ -53,15 +67,6 @@ fn vtime_shares_follow_nice() {
 #[test]
 #[ignore = "needs sched_ext: scripts/test runs it in a VM"]
 fn vtime_shares_follow_cgroup_weights() {
-    fn enter(cgroup: &str, weight: u32) {
-        let dir = format!("/sys/fs/cgroup/{cgroup}");
-        fs::create_dir_all(&dir).unwrap();
-        fs::write(format!("{dir}/cgroup.type"), "threaded").ok();
-        fs::write(format!("{dir}/cpu.weight"), weight.to_string()).unwrap();
-        // SAFETY: gettid has no preconditions.
-        let tid = unsafe { libc::gettid() };
-        fs::write(format!("{dir}/cgroup.threads"), tid.to_string()).unwrap();
-    }
     let _running = Running::start(&["--policy", "vtime", "--param", "slice_us=5000", "--stats", "0"]);
     let shares = shares(Duration::from_secs(6), [|| enter("heavy", 300), || enter("light", 100)]);
     assert_ratio(shares, 3.0, 0.05);
@@ -115,37 +120,79 @@ fn vtime_sleepers_do_not_starve_behind_a_task_with_a_cpu_to_itself() {
     assert!(running.stop().0.success());
 }
 
-/// Threads on one CPU, each of which waits to be woken, runs a little and waits again.
-fn sleepers(names: &[String]) -> Vec<Sender<()>> {
-    names
-        .iter()
-        .map(|name| {
-            let (wake, woken) = channel::<()>();
-            let body = move || {
-                pin(CPU);
-                while woken.recv().is_ok() {
-                    spin();
-                }
-            };
-            thread::Builder::new().name(name.clone()).spawn(body).unwrap();
-            wake
-        })
-        .collect()
+#[test]
+#[ignore = "needs sched_ext: scripts/test runs it in a VM"]
+fn a_slice_ends_though_a_real_time_thread_keeps_preempting() {
+    for how in [&[] as &[&str], &["--direct"]] {
+        let _running = Running::start(&[&["--policy", "fifo", "--stats", "0"], how].concat());
+        let mut load = Threads::new();
+        load.add_after("real-time", Some(CPU), real_time, || thread::sleep(Duration::from_millis(1)));
+        load.assert_all_progress();
+        // Neither gives the CPU to the other before its slice ends.
+        let times = [(); 2].map(|()| Arc::<AtomicU64>::default());
+        for (n, time) in times.iter().enumerate() {
+            let time = time.clone();
+            load.add(&format!("hog{n}"), Some(CPU), move || {
+                spin();
+                time.store(cpu_time(), Ordering::Relaxed);
+            });
+        }
+        let ran = || times.each_ref().map(|time| time.load(Ordering::Relaxed));
+        eventually("both hogs run", || ran().iter().all(|ns| *ns > 100_000_000));
+        let before = ran();
+        thread::sleep(Duration::from_secs(4));
+        let after = ran();
+        assert_ratio([after[0] - before[0], after[1] - before[1]], 1.0, 0.2);
+    }
 }
 
-/// Order in which the named threads were woken and in which they ran, from a trace.
-fn orders(lines: &[String], prefix: &str) -> (Vec<String>, Vec<String>) {
-    let named = |line: &String, event: &str, key: &str| {
-        line.contains(event)
-            .then(|| field(line, key))
-            .flatten()
-            .filter(|c| c.starts_with(prefix))
-            .map(Into::into)
+/// Eight threads on one CPU, `order0` and so on, each of which waits to be woken, runs a little and waits again. Each
+/// has prepared itself by its number.
+fn sleepers(prepare: fn(usize)) -> Vec<Sender<()>> {
+    let sleeper = |n| {
+        let (wake, woken) = channel::<()>();
+        let body = move || {
+            pin(CPU);
+            prepare(n);
+            while woken.recv().is_ok() {
+                spin();
+            }
+        };
+        thread::Builder::new().name(format!("order{n}")).spawn(body).unwrap();
+        wake
     };
-    (
-        lines.iter().filter_map(|line| named(line, "sched_wakeup:", "comm")).collect(),
-        lines.iter().filter_map(|line| named(line, "sched_switch:", "next_comm")).collect(),
-    )
+    let wake = (0..8).map(sleeper).collect();
+    thread::sleep(Duration::from_millis(300));
+    wake
+}
+
+/// Wakes the sleepers in an order that is another one in each round; 3 and 8 have no common divisor.
+fn wake_all(sleepers: &[Sender<()>], round: usize) {
+    for n in 0..8 {
+        sleepers[(n * 3 + round) % 8].send(()).unwrap();
+    }
+}
+
+/// The thread that a line is about, by the event's field `key`, if the line is of this event and the name starts so.
+fn named<'a>(line: &'a str, event: &str, key: &str, prefix: &str) -> Option<&'a str> {
+    line.contains(event).then(|| field(line, key)).flatten().filter(|name| name.starts_with(prefix))
+}
+
+/// Order in which the named threads were woken and in which they ran then, from a trace. One whose CPU somebody else
+/// has for a moment in between, say a kernel thread, counts once.
+fn orders<'a>(lines: &'a [String], prefix: &str) -> (Vec<&'a str>, Vec<&'a str>) {
+    let (mut woken, mut ran, mut waiting) = (Vec::new(), Vec::new(), HashSet::new());
+    for line in lines {
+        if let Some(name) = named(line, "sched_wakeup:", "comm", prefix) {
+            waiting.insert(name);
+            woken.push(name);
+        } else if let Some(name) = named(line, "sched_switch:", "next_comm", prefix)
+            && waiting.remove(name)
+        {
+            ran.push(name);
+        }
+    }
+    (woken, ran)
 }
 
 #[test]
@@ -156,19 +203,15 @@ fn fifo_serves_in_order_of_arrival() {
     let mut load = Threads::new();
     load.hog("blocker", Some(CPU));
     load.assert_all_progress();
-    let names: Vec<_> = (0..8).map(|n| format!("order{n}")).collect();
-    let wake = sleepers(&names);
-    thread::sleep(Duration::from_millis(300));
+    let sleepers = sleepers(|_| ());
 
     let trace = Trace::start(&["sched_wakeup", "sched_switch"]);
     for round in 0..5 {
-        // Another permutation each time; 3 and 8 have no common divisor.
-        for n in 0..8 {
-            wake[(n * 3 + round) % 8].send(()).unwrap();
-        }
+        wake_all(&sleepers, round);
         thread::sleep(Duration::from_millis(400));
     }
-    let (woken, ran) = orders(&trace.stop(), "order");
+    let lines = trace.stop();
+    let (woken, ran) = orders(&lines, "order");
     assert_eq!(woken.len(), 40, "each wakeup is in the trace: {woken:?}");
     assert_eq!(woken, ran, "order of service is order of arrival");
 }
@@ -185,7 +228,9 @@ fn fifo_hogs_take_turns() {
     load.assert_all_progress();
     let trace = Trace::start(&["sched_switch"]);
     thread::sleep(Duration::from_secs(1));
-    let (_, ran) = orders(&trace.stop(), "turn");
+    let lines = trace.stop();
+    let ran: Vec<_> =
+        lines.iter().filter_map(|line| named(line, "sched_switch:", "next_comm", "turn")).collect();
     assert!(ran.len() >= 40, "only {} turns", ran.len());
     // A kernel thread in between lets the same hog go on: that is no turn.
     let mut turns = ran.clone();
@@ -239,8 +284,8 @@ fn the_example_of_the_docs_does_what_it_says() {
 #[test]
 #[ignore = "needs sched_ext: scripts/test runs it in a VM"]
 fn every_policy_survives_stress_and_hotplug() {
-    for policy in ["fifo", "fifo_percpu", "vtime", "agent_edf"] {
-        let running = Running::start(&["--policy", policy, "--stats", "0", "--timeout", "10s", "--dump"]);
+    for policy in ["fifo", "fifo_percpu", "vtime", "prio", "balance", "agent_edf", "shinjuku"] {
+        let running = Running::start(&["--policy", policy, "--stats", "0", "--timeout", "10s"]);
         let mut stress = Background::start(
             "stress-ng",
             &["--cpu", "2", "--switch", "2", "--fork", "2", "--affinity", "2", "--timeout", "60s"],
@@ -249,9 +294,9 @@ fn every_policy_survives_stress_and_hotplug() {
         load.hog("pinned", Some(3));
         load.add("sleeper", None, || thread::sleep(Duration::from_millis(1)));
         for _ in 0..2 {
-            fs::write("/sys/devices/system/cpu/cpu2/online", "0").unwrap();
+            let offline = Offline::take(2);
             load.assert_all_progress();
-            fs::write("/sys/devices/system/cpu/cpu2/online", "1").unwrap();
+            drop(offline);
             load.assert_all_progress();
         }
         assert!(stress.running(), "stress-ng is still at it");

@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! Swapping under load: nobody lost, sched_ext never left.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -10,34 +9,6 @@ use framework::control::SwapRequest;
 use framework::kernel::KernelState;
 
 use crate::support::*;
-
-/// Reads the kernel's state over and over; counts readings that are not `enabled`.
-struct Watcher {
-    stop: Arc<AtomicBool>,
-    thread: Option<thread::JoinHandle<(u64, u64)>>,
-}
-
-impl Watcher {
-    fn start() -> Self {
-        let stop = Arc::new(AtomicBool::new(false));
-        let flag = stop.clone();
-        let thread = thread::spawn(move || {
-            let (mut readings, mut bad) = (0, 0);
-            while !flag.load(Ordering::Relaxed) {
-                readings += 1;
-                bad += u64::from(!KernelState::read().enabled());
-                thread::sleep(Duration::from_millis(2));
-            }
-            (readings, bad)
-        });
-        Watcher { stop, thread: Some(thread) }
-    }
-
-    fn finish(mut self) -> (u64, u64) {
-        self.stop.store(true, Ordering::Relaxed);
-        self.thread.take().unwrap().join().unwrap()
-    }
-}
 
 /// A load in which all kinds of threads must get on: hogs, sleepers, pinned ones, message passing.
 fn witnesses() -> Threads {

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use framework::agent::{CpuId, Enclave, Policy, Refused, Settings, TaskId, Transaction};
-use framework::policy::{BuiltIn, Catalogue};
+use framework::policy::{BuiltIn, Catalogue, Half};
 
 use crate::support::spin;
 
@@ -13,7 +13,7 @@ use crate::support::spin;
 pub const CATALOGUE: Catalogue = &[BuiltIn {
     name: "unruly",
     object: include_bytes!(concat!(env!("OUT_DIR"), "/unruly.bpf.o")),
-    agent: Some(new),
+    half: Some(Half::Agent(new)),
 }];
 
 struct Unruly {

@@ -4,16 +4,17 @@
 #![allow(dead_code, reason = "each test binary uses a part")]
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use framework::control::{self, Request, Response, SwapRequest};
 use framework::kernel::KernelState;
-use framework::report::{Status, SwapReport};
+use framework::pins;
+use framework::report::{Status, SwapReport, UpgradeReport};
 use framework::swap::Via;
 
 /// Far longer than anything takes on the slowest machine: only a hang gets here.
@@ -43,6 +44,17 @@ pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
         assert!(start.elapsed() < PATIENCE, "still not so: {what}");
         thread::sleep(Duration::from_millis(20));
     }
+}
+
+/// How often the threads of a process have gone to sleep, of those that are still there.
+pub fn sleeps(pid: impl std::fmt::Display) -> u64 {
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    let statuses = threads.filter_map(|thread| fs::read_to_string(thread.ok()?.path().join("status")).ok());
+    let switches = |status: String| -> Option<u64> {
+        let line = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"))?;
+        line.trim().parse().ok()
+    };
+    statuses.filter_map(switches).sum()
 }
 
 /// Runs scx_run to its end.
@@ -77,6 +89,8 @@ impl Running {
     pub fn start_with(args: &[&str], stdout: Stdio) -> Self {
         let child = Command::new("scx_run")
             .args(args)
+            // For when the kernel ends it: what it says is shown by the test that fails.
+            .arg("--dump")
             .stdout(stdout)
             .stderr(fs::File::create(output("err")).unwrap())
             .spawn()
@@ -125,7 +139,12 @@ impl Drop for Running {
     fn drop(&mut self) {
         if self.0.try_wait().unwrap().is_none() {
             self.signal(libc::SIGTERM);
+            // The test may have stopped it, and failed before it let it go on.
+            self.signal(libc::SIGCONT);
             let _ = self.0.wait();
+        }
+        if thread::panicking() {
+            eprintln!("scx_run said: {}", self.stderr());
         }
     }
 }
@@ -157,6 +176,37 @@ pub fn swap(request: &SwapRequest) -> Result<SwapReport, String> {
     }
 }
 
+/// Where scx_run is.
+pub fn program() -> PathBuf {
+    let path = std::env::var("PATH").unwrap();
+    let found = path.split(':').map(|dir| Path::new(dir).join("scx_run")).find(|path| path.exists());
+    found.expect("scx_run is in PATH")
+}
+
+/// Asks for an upgrade to the same program, and waits until it is complete.
+pub fn upgrade() -> Result<UpgradeReport, String> {
+    match control::call(&control::dir(), &Request::Upgrade(program())).unwrap() {
+        Some(Response::Upgraded(report)) => Ok(*report),
+        Some(Response::Error(message)) => Err(message),
+        other => panic!("no answer to an upgrade: {other:?}"),
+    }
+}
+
+/// Ends whichever scx_run has taken over in the meantime, and what was kept.
+pub struct StopWhoever;
+
+impl Drop for StopWhoever {
+    fn drop(&mut self) {
+        let output = scx_run(&["stop"]);
+        if !thread::panicking() {
+            assert!(output.status.success(), "{}", stderr(&output));
+            assert_default_scheduler();
+            assert!(pins::kept().unwrap().is_none(), "nothing is left");
+            assert!(!Path::new("/sys/fs/bpf/scx_run").exists(), "nothing is left");
+        }
+    }
+}
+
 /// The policy that decides, by name.
 pub fn active() -> String {
     let status = status();
@@ -184,19 +234,38 @@ impl Threads {
     }
 
     /// Adds a thread called `name` that runs `step` until it is stopped, on `cpu` if one is given.
-    pub fn add(&mut self, name: &str, cpu: Option<usize>, mut step: impl FnMut() + Send + 'static) {
+    pub fn add(&mut self, name: &str, cpu: Option<usize>, step: impl FnMut() + Send + 'static) {
+        self.add_after(name, cpu, || (), step);
+    }
+
+    /// The same, once it has prepared itself.
+    pub fn add_after(
+        &mut self,
+        name: &str,
+        cpu: Option<usize>,
+        prepare: impl FnOnce() + Send + 'static,
+        mut step: impl FnMut() + Send + 'static,
+    ) {
         let (stop, count) = (self.stop.clone(), Arc::new(AtomicU64::new(0)));
         self.counts.push(count.clone());
+        let (in_place, placed) = mpsc::channel();
         let body = move || {
             if let Some(cpu) = cpu {
                 pin(cpu);
             }
+            prepare();
+            // Who is tied to no CPU is not waited for.
+            let _ = in_place.send(());
             while !stop.load(Ordering::Relaxed) {
                 step();
                 count.fetch_add(1, Ordering::Relaxed);
             }
         };
         self.handles.push(thread::Builder::new().name(name.into()).spawn(body).unwrap());
+        if cpu.is_some() {
+            // Its CPU may be about to go offline, and then it were too late.
+            placed.recv().expect("the thread is where it should be");
+        }
     }
 
     /// A CPU hog.
@@ -249,12 +318,36 @@ pub fn nice(value: i32) {
     assert_eq!(unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, value) }, 0);
 }
 
+/// Makes the calling thread one of the real-time class.
+pub fn real_time() {
+    let parameters = libc::sched_param { sched_priority: 1 };
+    // SAFETY: `parameters` is valid for reads; 0 is the calling thread.
+    assert_eq!(unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO, &parameters) }, 0);
+}
+
 /// CPU time of the calling thread, ns.
 pub fn cpu_time() -> u64 {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: `time` is valid for writes.
     assert_eq!(unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &mut time) }, 0);
     time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
+}
+
+/// A CPU that is offline until this is dropped.
+pub struct Offline(String);
+
+impl Offline {
+    pub fn take(cpu: usize) -> Self {
+        let switch = format!("/sys/devices/system/cpu/cpu{cpu}/online");
+        fs::write(&switch, "0").unwrap();
+        Offline(switch)
+    }
+}
+
+impl Drop for Offline {
+    fn drop(&mut self) {
+        fs::write(&self.0, "1").unwrap();
+    }
 }
 
 /// A command that runs until it is dropped.
@@ -283,6 +376,34 @@ impl Drop for Background {
         // SAFETY: kill takes plain integers; the group's leader has not been waited for.
         unsafe { libc::kill(-(self.0.id() as i32), libc::SIGKILL) };
         let _ = self.0.wait();
+    }
+}
+
+/// Reads the kernel's state over and over; counts readings that are not `enabled`.
+pub struct Watcher {
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<(u64, u64)>>,
+}
+
+impl Watcher {
+    pub fn start() -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let flag = stop.clone();
+        let thread = thread::spawn(move || {
+            let (mut readings, mut bad) = (0, 0);
+            while !flag.load(Ordering::Relaxed) {
+                readings += 1;
+                bad += u64::from(!KernelState::read().enabled());
+                thread::sleep(Duration::from_millis(2));
+            }
+            (readings, bad)
+        });
+        Watcher { stop, thread: Some(thread) }
+    }
+
+    pub fn finish(mut self) -> (u64, u64) {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread.take().unwrap().join().unwrap()
     }
 }
 

@@ -1,0 +1,172 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/* The policy SDK: CPUs that come and go. */
+#ifndef __HOTPLUG_BPF_H
+#define __HOTPLUG_BPF_H
+
+#include "queues.bpf.h"
+
+/* Set by the framework: CPU ids are below this. */
+const volatile u32 policy_nr_cpus = 1;
+
+/*
+ * CPUs that went offline under this policy, and queues that no other CPU serves first;
+ * hotplug is serialized by the kernel.
+ */
+static bool policy_cpu_is_off[NR_CPUS];
+static bool policy_queue_is_off[NR_CPUS];
+static u32 policy_nr_off;
+
+/* Where a CPU's flag is; the mask is for the verifier, ids are below NR_CPUS. */
+static __always_inline bool *policy_off_flag(s32 cpu)
+{
+	return &policy_cpu_is_off[(u32)cpu & (NR_CPUS - 1)];
+}
+
+/**
+ * policy_pick_orphan - take a task from the queue of CPUs that went offline
+ *
+ * Nobody else would: they no longer dispatch, the others may never be idle and
+ * steal, and the kernel waits for the tasks of a CPU that is going.
+ * Return: true if there was one.
+ */
+static __always_inline bool policy_pick_orphan(void)
+{
+	u32 i;
+
+	if (likely(!policy_nr_off))
+		return false;
+	bpf_for (i, 0, policy_nr_dsqs) {
+		if (i < NR_CPUS && policy_queue_is_off[i & (NR_CPUS - 1)] && policy_pick(i))
+			return true;
+	}
+	return false;
+}
+
+/* Notes whether queue @n has lost the last of the CPUs that serve it first. */
+static __always_inline void policy_note_queue(u32 n)
+{
+	/* A CPU that is going is still in here; one that never was under us is not. */
+	const struct cpumask *online = scx_bpf_get_online_cpumask();
+	bool is_off = true;
+	u32 i;
+
+	bpf_for (i, 0, policy_nr_cpus) {
+		if (POLICY_QUEUE_OF(i) == n && !*policy_off_flag(i) &&
+		    bpf_cpumask_test_cpu(i, online))
+			is_off = false;
+	}
+	scx_bpf_put_cpumask(online);
+	policy_queue_is_off[n & (NR_CPUS - 1)] = is_off;
+}
+
+static __always_inline void policy_note_online(s32 cpu)
+{
+	bool *off = policy_off_flag(cpu);
+
+	if (*off) {
+		*off = false;
+		policy_nr_off--;
+	}
+	policy_note_queue(POLICY_QUEUE_OF(cpu));
+}
+
+struct policy_timer {
+	struct bpf_timer timer;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, u32);
+	__type(value, struct policy_timer);
+} policy_leave_timer SEC(".maps");
+
+/* The CPU that went offline last. */
+static s32 policy_leaver = -1;
+
+/* How often the CPU that is going is told to look, ns. */
+#define POLICY_LEAVE_PERIOD (1000 * 1000)
+
+static int policy_kick_leaver(void *map, u32 *key, struct policy_timer *timer)
+{
+	const struct cpumask *online = scx_bpf_get_online_cpumask();
+	s32 cpu = policy_leaver;
+	bool going = cpu >= 0 && cpu < policy_nr_cpus && *policy_off_flag(cpu) &&
+		     bpf_cpumask_test_cpu(cpu, online);
+
+	scx_bpf_put_cpumask(online);
+	if (!going)
+		return 0;
+	scx_bpf_kick_cpu(cpu, 0);
+	bpf_timer_start(&timer->timer, POLICY_LEAVE_PERIOD, 0);
+	return 0;
+}
+
+/**
+ * policy_see_off - see to it that @cpu, which is going, can go
+ *
+ * The kernel waits until nobody is on the CPU's run queue, and it looks for that when the
+ * CPU schedules. But what waits in a DSQ is on a run queue, and others can take it from
+ * there while the CPU is idle and has nothing to schedule for: it would wait for ever.
+ */
+static __always_inline void policy_see_off(s32 cpu)
+{
+	struct policy_timer *timer = bpf_map_lookup_elem(&policy_leave_timer, &(u32){0});
+
+	policy_leaver = cpu;
+	if (!timer)
+		return;
+	/* All but the first time it is there already. */
+	bpf_timer_init(&timer->timer, &policy_leave_timer, CLOCK_MONOTONIC);
+	bpf_timer_set_callback(&timer->timer, policy_kick_leaver);
+	bpf_timer_start(&timer->timer, POLICY_LEAVE_PERIOD, 0);
+}
+
+static __always_inline void policy_note_offline(s32 cpu)
+{
+	bool *off = policy_off_flag(cpu);
+	u32 i;
+
+	if (!*off) {
+		*off = true;
+		policy_nr_off++;
+	}
+	policy_note_queue(POLICY_QUEUE_OF(cpu));
+	/* Somebody has to come and fetch what waits there. */
+	bpf_for (i, 0, policy_nr_cpus)
+		scx_bpf_kick_cpu(i, SCX_KICK_IDLE);
+	policy_see_off(cpu);
+}
+
+/**
+ * policy_catch_up - note the CPUs that have come back while another policy was in force
+ *
+ * The agent runs this before the policy comes into force again. CPUs that have gone in the
+ * meantime need no note: nothing waits in their queues.
+ */
+SEC("syscall")
+int policy_catch_up(void *ctx)
+{
+	const struct cpumask *online = scx_bpf_get_online_cpumask();
+	u32 i;
+
+	bpf_for (i, 0, policy_nr_cpus) {
+		if (*policy_off_flag(i) && bpf_cpumask_test_cpu(i, online))
+			policy_note_online(i);
+	}
+	scx_bpf_put_cpumask(online);
+	return 0;
+}
+
+/* That the two exist keeps the kernel from ending the scheduler on hotplug. */
+void BPF_STRUCT_OPS(policy_cpu_online, s32 cpu)
+{
+	policy_note_online(cpu);
+}
+
+void BPF_STRUCT_OPS(policy_cpu_offline, s32 cpu)
+{
+	policy_note_offline(cpu);
+}
+
+#endif /* __HOTPLUG_BPF_H */

@@ -1,0 +1,129 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! Last-level caches (LLCs): which CPU belongs to which, as policies built on `bpf/include/llc.bpf.h` are told.
+
+use std::collections::BTreeMap;
+use std::fs;
+
+use anyhow::{Context, Result};
+use libbpf_rs::{Object, OpenObject};
+use scx_utils::{Cpumask, Topology};
+
+use crate::globals::Globals;
+use crate::policy::ParamValue;
+
+/// LLCs that are told apart: `MAX_LLCS` of `bpf/include/llc.bpf.h`. On a machine with more some share a number.
+pub const MAX_LLCS: usize = 64;
+/// The variables of a policy that wants to know.
+const OF_CPU: &str = "policy_cpu_llc";
+const COUNT: &str = "policy_nr_llcs";
+/// The parameter that makes LLCs of so many CPUs.
+const PARAM: &str = "llc_cpus";
+
+/// The LLC of each CPU, numbered from 0 without gaps.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Llcs {
+    of_cpu: Vec<u8>,
+}
+
+impl Llcs {
+    /// As the hardware has them. The kernel does not say it of a CPU that is offline: such a one is taken for one of the
+    /// LLC of the CPU before it.
+    fn of_hardware(cpus: usize) -> Result<Self> {
+        let topology = Topology::new().context("reading the topology of the CPUs")?;
+        let known = topology.all_cpus.iter().map(|(cpu, about)| (*cpu, about.llc_id)).collect();
+        Ok(Llcs::numbered(cpus, &known))
+    }
+
+    fn numbered(cpus: usize, known: &BTreeMap<usize, usize>) -> Self {
+        let mut numbers = BTreeMap::new();
+        let mut last = 0;
+        let of_cpu = (0..cpus).map(|cpu| {
+            if let Some(id) = known.get(&cpu) {
+                let next = numbers.len();
+                last = *numbers.entry(id).or_insert(next) % MAX_LLCS;
+            }
+            last as u8
+        });
+        Llcs { of_cpu: of_cpu.collect() }
+    }
+
+    /// Of so many CPUs each, in the order of their numbers.
+    fn of_size(cpus: usize, size: usize) -> Self {
+        Llcs { of_cpu: (0..cpus).map(|cpu| (cpu / size % MAX_LLCS) as u8).collect() }
+    }
+
+    /// Number of LLCs.
+    pub fn count(&self) -> usize {
+        self.of_cpu.iter().max().map_or(1, |last| usize::from(*last) + 1)
+    }
+
+    /// CPUs of each LLC that are online now.
+    pub fn online(&self) -> Result<Vec<u32>> {
+        let path = "/sys/devices/system/cpu/online";
+        let list = fs::read_to_string(path).with_context(|| format!("reading {path}"))?;
+        let online = Cpumask::from_cpulist(list.trim()).with_context(|| format!("{path}: {list}"))?;
+        let mut cpus = vec![0; self.count()];
+        for (cpu, llc) in self.of_cpu.iter().enumerate() {
+            cpus[usize::from(*llc)] += u32::from(online.test_cpu(cpu));
+        }
+        Ok(cpus)
+    }
+
+    /// As a policy that is loaded has been told.
+    pub(crate) fn told(object: &Object, globals: &Globals) -> Result<Self> {
+        if globals.get(OF_CPU).is_none() {
+            return Ok(Llcs::default());
+        }
+        let mut of_cpu = globals.read(object, OF_CPU)?;
+        of_cpu.truncate(*scx_utils::NR_CPU_IDS);
+        Ok(Llcs { of_cpu })
+    }
+}
+
+/// Tells a policy, if it wants to know.
+pub(crate) fn tell(object: &mut OpenObject, globals: &Globals, params: &[ParamValue]) -> Result<()> {
+    let Some(variable) = globals.get(OF_CPU) else { return Ok(()) };
+    let cpus = (*scx_utils::NR_CPU_IDS).min(variable.size);
+    let size = params.iter().find(|param| param.name == PARAM).map_or(0, |param| param.value);
+    let llcs = match usize::try_from(size)? {
+        0 => Llcs::of_hardware(cpus)?,
+        size => Llcs::of_size(cpus, size),
+    };
+    globals.set_bytes(object, OF_CPU, &llcs.of_cpu)?;
+    globals.set(object, COUNT, llcs.count() as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_have_no_gaps_whatever_the_kernel_calls_them() {
+        let known = BTreeMap::from([(0, 7), (1, 3), (2, 7), (3, 3)]);
+        assert_eq!(Llcs::numbered(4, &known).of_cpu, [0, 1, 0, 1]);
+        assert_eq!(Llcs::numbered(4, &known).count(), 2);
+    }
+
+    #[test]
+    fn a_cpu_that_is_offline_is_taken_for_one_of_its_neighbours() {
+        let known = BTreeMap::from([(1, 0), (3, 1)]);
+        assert_eq!(Llcs::numbered(5, &known).of_cpu, [0, 0, 0, 1, 1]);
+    }
+
+    #[test]
+    fn there_are_never_too_many() {
+        let known = (0..200).map(|cpu| (cpu, cpu)).collect();
+        assert_eq!(Llcs::numbered(200, &known).count(), MAX_LLCS);
+        assert_eq!(Llcs::of_size(200, 1).count(), MAX_LLCS);
+        assert_eq!(Llcs::of_size(5, 2).of_cpu, [0, 0, 1, 1, 2]);
+        assert_eq!(Llcs::default().count(), 1);
+    }
+
+    #[test]
+    fn this_machine_has_some() {
+        let llcs = Llcs::of_hardware(*scx_utils::NR_CPU_IDS).unwrap();
+        let online = llcs.online().unwrap();
+        assert_eq!(online.len(), llcs.count());
+        assert!(online.iter().sum::<u32>() > 0);
+    }
+}

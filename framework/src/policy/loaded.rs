@@ -1,0 +1,174 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! A policy that the kernel holds: what can be asked of it, and its half in this process.
+
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use libbpf_rs::{Link, Object, ProgramInput, ProgramMut};
+
+use super::object::dsq_base;
+use super::params::ParamSpec;
+use super::{Half, PolicyInForce, StructOps};
+use crate::agent::{Agents, Saved, Settings};
+use crate::globals::Globals;
+use crate::slow_path::{Runner, SlowPathStatus};
+
+/// The program that creates a policy's queues when it goes into a slot.
+pub(crate) const PREPARE: &str = "policy_prepare";
+/// The program that tells a policy which CPUs have come back while it was not in force.
+const CATCH_UP: &str = "policy_catch_up";
+
+/// A policy whose programs the kernel has verified and holds.
+pub struct LoadedPolicy {
+    pub(super) object: Object,
+    pub(super) globals: Globals,
+    pub(super) ops: StructOps,
+    /// What is in force.
+    pub in_force: PolicyInForce,
+    /// Its parameters, as declared.
+    pub params: Vec<ParamSpec>,
+    /// How long loading took, most of which is verifying.
+    pub verify: Duration,
+    /// How its memory is laid out, see [`layout`](crate::pins::layout).
+    pub layout: String,
+    /// Names of its counters.
+    pub(super) counters: Vec<String>,
+    pub(super) half: Option<Half>,
+    /// Its half in this process, from when it is prepared: one of the two.
+    pub(super) agent: Option<Agents>,
+    pub(super) slow_path: Option<Runner>,
+}
+
+impl LoadedPolicy {
+    /// Runs the policy's init: creates its queues. A scheduler must be attached.
+    ///
+    /// Returns the id of the first queue and the number of queues.
+    pub(crate) fn prepare(&self) -> Result<(u64, u32)> {
+        let program = self.program(PREPARE).context("the policy has no policy_prepare")?;
+        let output = program
+            .test_run(ProgramInput::default())
+            .with_context(|| format!("running the init of {}", self.in_force.name))?;
+        let errno = output.return_value as i32;
+        if errno != 0 {
+            let error = std::io::Error::from_raw_os_error(-errno);
+            bail!("the init of {} failed: {error}", self.in_force.name);
+        }
+        let queues = self.globals.read_u64(&self.object, "policy_nr_dsqs")?;
+        Ok((dsq_base(self.in_force.epoch), u32::try_from(queues)?))
+    }
+
+    /// Tells the policy, which is about to come into force, what it has not been told while it was not.
+    pub(crate) fn catch_up(&self) -> Result<()> {
+        // An object of an older SDK has none.
+        let Some(program) = self.program(CATCH_UP) else { return Ok(()) };
+        let run = program.test_run(ProgramInput::default());
+        run.map(drop).with_context(|| format!("telling {} of CPUs that have come back", self.in_force.name))
+    }
+
+    /// Starts the policy's half in this process, if it has one. It does nothing before it is in force.
+    pub(crate) fn start_half(&mut self) -> Result<()> {
+        self.end_half();
+        let PolicyInForce { name, params, .. } = &self.in_force;
+        if let Some(Half::Agent(factory)) = self.half {
+            let agent = Agents::start(&self.object, factory, name, params)
+                .with_context(|| format!("starting the agent of {name}"))?;
+            self.agent = Some(agent);
+        }
+        self.start_slow_path()
+    }
+
+    /// Like `start_half`, beside one in another process that may still be at work. See [`Agents::beside`].
+    pub(crate) fn start_half_beside(&mut self, switch: impl FnOnce() -> Result<Link>) -> Result<()> {
+        let PolicyInForce { name, params, .. } = &self.in_force;
+        if let Some(Half::Agent(factory)) = self.half {
+            let agent = Agents::beside(&self.object, factory, name, params, switch()?)
+                .with_context(|| format!("starting the agent of {name}"))?;
+            self.agent = Some(agent);
+        }
+        self.start_slow_path()
+    }
+
+    fn start_slow_path(&mut self) -> Result<()> {
+        let Some(Half::SlowPath(factory)) = self.half else { return Ok(()) };
+        let PolicyInForce { name, params, .. } = &self.in_force;
+        let half = factory(&Settings::of(params));
+        let runner = Runner::start(&self.object, &self.globals, name, half)
+            .with_context(|| format!("starting the slow path of {name}"))?;
+        self.slow_path = Some(runner);
+        Ok(())
+    }
+
+    /// Tells the policy's half in this process, if there is one, whether the policy is in force.
+    pub(crate) fn set_in_force(&self, in_force: bool) {
+        if let Some(agent) = &self.agent {
+            agent.set_present(in_force);
+        }
+        if let Some(slow_path) = &self.slow_path {
+            slow_path.set_in_force(in_force);
+        }
+    }
+
+    /// Ends the policy's half in this process: BPF alone decides.
+    pub(crate) fn end_half(&mut self) {
+        self.agent = None;
+        self.slow_path = None;
+    }
+
+    /// The same, for a process that takes over. Returns what the agents know of their tasks, if there are any.
+    pub(crate) fn leave_half(&mut self) -> Option<Saved> {
+        self.slow_path = None;
+        self.agent.take()?.leave()
+    }
+
+    /// What the policy's slow path has done, if it has one.
+    pub(crate) fn slow_path_status(&self) -> Option<SlowPathStatus> {
+        self.slow_path.as_ref().map(Runner::status)
+    }
+
+    /// What the policy has counted since it was loaded.
+    pub(crate) fn counts(&self) -> BTreeMap<String, u64> {
+        let count = |name: &String| Some((name.clone(), self.globals.read_u64(&self.object, name).ok()?));
+        self.counters.iter().filter_map(count).collect()
+    }
+
+    /// The policy's half in this process, if that decides.
+    pub(crate) fn agent(&self) -> Option<&Agents> {
+        self.agent.as_ref()
+    }
+
+    /// Each op of the policy and the program that implements it.
+    pub(crate) fn ops(&self) -> impl Iterator<Item = (&str, ProgramMut<'_>)> {
+        self.ops.programs.iter().filter_map(|(op, name)| Some((op.as_str(), self.program(name)?)))
+    }
+
+    /// Instructions of each loaded program, after verification.
+    pub fn program_sizes(&self) -> Vec<(String, usize)> {
+        self.object
+            .progs()
+            .filter(|prog| prog.autoload())
+            .map(|prog| (prog.name().to_string_lossy().into_owned(), prog.insn_cnt()))
+            .collect()
+    }
+
+    pub(crate) fn object(&self) -> &Object {
+        &self.object
+    }
+
+    pub(crate) fn object_mut(&mut self) -> &mut Object {
+        &mut self.object
+    }
+
+    pub(crate) fn globals(&self) -> &Globals {
+        &self.globals
+    }
+
+    pub(crate) fn ops_map(&self) -> &str {
+        &self.ops.map
+    }
+
+    fn program(&self, name: &str) -> Option<ProgramMut<'_>> {
+        self.object.progs_mut().find(|prog| prog.name() == OsStr::new(name))
+    }
+}
