@@ -138,6 +138,13 @@ static __always_inline void policy_note_offline(s32 cpu)
 	policy_see_off(cpu);
 }
 
+/*
+ * Counts the times that this policy has come into force. What a policy sums up over tasks
+ * is void then, since it has not seen who came and went: it defines POLICY_RESUME(), which runs
+ * while none of its ops does, and keeps this number with what it knows of a task.
+ */
+static u64 policy_generation = 1;
+
 /**
  * policy_catch_up - note the CPUs that have come back while another policy was in force
  *
@@ -155,6 +162,10 @@ int policy_catch_up(void *ctx)
 			policy_note_online(i);
 	}
 	scx_bpf_put_cpumask(online);
+	policy_generation++;
+#ifdef POLICY_RESUME
+	POLICY_RESUME();
+#endif
 	return 0;
 }
 

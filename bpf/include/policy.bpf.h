@@ -188,24 +188,37 @@ static __always_inline const struct policy_hint *policy_hint(struct task_struct 
 /* --- Ops -------------------------------------------------------------------- */
 
 /**
- * policy_select_idle - an idle CPU near @prev_cpu, if there is one, runs @p at once
+ * policy_find_idle - an idle CPU near @prev_cpu for @p, which is then taken
+ * @is_idle: where it goes whether there is one
  *
  * For select_cpu only. A synchronous wakeup may also get the waker's own CPU, which is
  * about to sleep; but a pair that wakes each other that way for ever would keep its
  * CPU from asking for anything else, so it is allowed only while nobody waits in the
  * CPU's queue. Return: the CPU, or @prev_cpu if none is idle.
  */
+static __always_inline s32 policy_find_idle(struct task_struct *p, s32 prev_cpu, u64 wake_flags,
+					    bool *is_idle)
+{
+	s32 cpu = scx_bpf_select_cpu_dfl(p, prev_cpu, wake_flags, is_idle);
+
+	if (*is_idle && cpu == bpf_get_smp_processor_id() && policy_nr_dsqs &&
+	    scx_bpf_dsq_nr_queued(POLICY_DSQ(POLICY_QUEUE_OF(cpu))) > 0)
+		*is_idle = false;
+	return cpu;
+}
+
+/**
+ * policy_select_idle - an idle CPU near @prev_cpu, if there is one, runs @p at once
+ *
+ * For select_cpu only; see policy_find_idle(). Return: the CPU, or @prev_cpu if none is idle.
+ */
 static __always_inline s32 policy_select_idle(struct task_struct *p, s32 prev_cpu, u64 wake_flags)
 {
 	bool is_idle = false;
-	s32 cpu = scx_bpf_select_cpu_dfl(p, prev_cpu, wake_flags, &is_idle);
+	s32 cpu = policy_find_idle(p, prev_cpu, wake_flags, &is_idle);
 
-	if (!is_idle)
-		return cpu;
-	if (cpu == bpf_get_smp_processor_id() && policy_nr_dsqs &&
-	    scx_bpf_dsq_nr_queued(POLICY_DSQ(POLICY_QUEUE_OF(cpu))) > 0)
-		return cpu;
-	scx_bpf_dsq_insert(p, SCX_DSQ_LOCAL, SCX_SLICE_DFL, 0);
+	if (is_idle)
+		scx_bpf_dsq_insert(p, SCX_DSQ_LOCAL, SCX_SLICE_DFL, 0);
 	return cpu;
 }
 

@@ -34,6 +34,7 @@
 enum { QUEUE, OVERDUE };
 
 #include "policy.bpf.h"
+#include "preempt.bpf.h"
 
 PARAM_U64(slice_us, 20000, 100, 1000000, "us", "time a task may run before the next of its level");
 PARAM_U64(max_wait_ms, 1000, 10, 10000, "ms",
@@ -80,8 +81,8 @@ static const u32 between_levels[2 * MAX_SHIFT] = {
 };
 
 /*
- * Levels that a weight is above ONE. Not static, as level_on() is not: the verifier looks
- * at it once, and not in each round of the loops around it.
+ * Levels that a weight is above ONE. Not static: the verifier looks at it once, and not in
+ * each round of the loops around it.
  */
 __noinline int levels_above(u64 weight)
 {
@@ -111,51 +112,9 @@ static __always_inline s32 level_of(struct task_struct *p)
 	return level < 0 ? 0 : level >= NR_LEVELS ? NR_LEVELS - 1 : level;
 }
 
-/* Level of the task that runs on @cpu, or -1 if it does not make room for anybody. */
-__noinline int level_on(s32 cpu)
+static __always_inline u64 policy_rank(struct task_struct *p)
 {
-	struct task_struct *curr;
-	int level = -1;
-
-	bpf_rcu_read_lock();
-	curr = __COMPAT_scx_bpf_cpu_curr(cpu);
-	/* An idle one is woken otherwise; tasks of a higher class stay. */
-	if (curr && curr->pid && curr->prio >= 100)
-		level = level_of(curr);
-	bpf_rcu_read_unlock();
-	return level;
-}
-
-/* The CPU that runs the task of the worst level, if worse than @level, and @p may use it. */
-static __always_inline s32 find_victim(struct task_struct *p, s32 level)
-{
-	s32 worst = level, victim = -1, theirs;
-	u32 cpu;
-
-	bpf_for (cpu, 0, policy_nr_cpus) {
-		if (!bpf_cpumask_test_cpu(cpu, p->cpus_ptr))
-			continue;
-		theirs = level_on(cpu);
-		if (theirs > worst) {
-			worst = theirs;
-			victim = cpu;
-		}
-	}
-	return victim;
-}
-
-/* A CPU for @p, which has just been queued: an idle one, or one whose task is less important. */
-static __always_inline void find_cpu(struct task_struct *p, s32 level)
-{
-	s32 cpu;
-
-	if (policy_kick_idle(p))
-		return;
-	cpu = find_victim(p, level);
-	if (cpu < 0)
-		return;
-	COUNT(preempted);
-	scx_bpf_kick_cpu(cpu, SCX_KICK_PREEMPT);
+	return level_of(p) + 1;
 }
 
 POLICY_ENQUEUE(prio_enqueue, p, enq_flags)
@@ -169,7 +128,8 @@ POLICY_ENQUEUE(prio_enqueue, p, enq_flags)
 	arrival = left < slice ? p->scx.dsq_vtime : bpf_ktime_get_ns();
 	scx_bpf_dsq_insert_vtime(p, POLICY_DSQ(QUEUE), left,
 				 (u64)level << LEVEL_SHIFT | (arrival & ARRIVAL_MASK), enq_flags);
-	find_cpu(p, level);
+	if (policy_find_cpu(p, level + 1))
+		COUNT(preempted);
 }
 
 s32 BPF_STRUCT_OPS(prio_select_cpu, struct task_struct *p, s32 prev_cpu, u64 wake_flags)
