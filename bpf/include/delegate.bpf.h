@@ -349,13 +349,13 @@ static void bury(struct task_struct *p, struct delegate_task *t, u32 index)
 }
 
 /**
- * delegate_switch - who sleeps, who is dead, which CPU has nothing to do
+ * policy_switch - who sleeps, who is dead, which CPU has nothing to do
  *
  * A tracepoint and no op, since an op would cost all other policies in the root at
  * every switch. Attached while the policy is in a slot. Under the run queue's lock.
  */
 SEC("tp_btf/sched_switch")
-int BPF_PROG(delegate_switch, bool preempt, struct task_struct *prev, struct task_struct *next,
+int BPF_PROG(policy_switch, bool preempt, struct task_struct *prev, struct task_struct *next,
 	     unsigned int prev_state)
 {
 	u32 cpu = bpf_get_smp_processor_id(), index;

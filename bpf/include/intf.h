@@ -80,6 +80,9 @@ struct policy_task {
 	u64 epoch;
 	/* p->se.sum_exec_runtime up to which run time has been charged, ns */
 	u64 charged_ns;
+	/* the policy's queue that the task competed in last */
+	u32 queue;
+	u32 unused;
 };
 
 /* What matters most to a task. */

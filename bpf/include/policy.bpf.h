@@ -108,30 +108,45 @@ static __always_inline u64 policy_weight(struct task_struct *p)
 }
 
 /**
- * policy_charge - take the run time of @p since it was charged last
+ * policy_charge_in - take the run time of @p since it was charged last
+ * @queue: the queue that it competes in
  * @ran: where it goes, ns
+ * @moved: where it goes whether @p competed in another queue before
  *
  * Exact: taken from what the kernel accounts, however the task came to run.
  * Return: false if @p is new to this policy. It has run nothing then: it does not
  * pay for what it ran under another one.
  */
-static __always_inline bool policy_charge(struct task_struct *p, u64 *ran)
+static __always_inline bool policy_charge_in(struct task_struct *p, u32 queue, u64 *ran,
+					     bool *moved)
 {
 	u64 sum = p->se.sum_exec_runtime;
 	struct policy_task *t;
 	bool known;
 
 	*ran = 0;
+	*moved = false;
 	t = bpf_task_storage_get(&policy_tasks, p, NULL, BPF_LOCAL_STORAGE_GET_F_CREATE);
 	/* No memory for it: the task is not charged this once, nothing breaks. */
 	if (!t)
 		return true;
 	known = t->epoch == policy_epoch;
-	if (known)
+	if (known) {
 		*ran = sum - t->charged_ns;
+		*moved = t->queue != queue;
+	}
 	t->epoch = policy_epoch;
 	t->charged_ns = sum;
+	t->queue = queue;
 	return known;
+}
+
+/* The same for who does not care which queue it is. */
+static __always_inline bool policy_charge(struct task_struct *p, u64 *ran)
+{
+	bool moved;
+
+	return policy_charge_in(p, 0, ran, &moved);
 }
 
 /**

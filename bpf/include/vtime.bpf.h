@@ -22,19 +22,21 @@ static __always_inline u64 within(s64 limit, u64 from, u64 vtime)
  * @cpu: a CPU that serves the queue
  * @now: the queue's progress, followed here
  * @slice_ns: the policy's slice
- * @woke: it has slept since, or competed elsewhere
+ * @woke: it has slept since
+ *
+ * Virtual times of two queues have nothing to do with each other.
  */
 static __always_inline u64 vtime_in(struct task_struct *p, u32 queue, s32 cpu, u64 *now,
 				    u64 slice_ns, bool woke)
 {
 	u64 ran, near, vtime, weight = policy_weight(p);
-	bool known = policy_charge(p, &ran);
+	bool moved, known = policy_charge_in(p, queue, &ran, &moved);
 	s64 worth = slice_ns * 100 / weight, step;
 
 	ran = ran * 100 / weight;
 	vtime = p->scx.dsq_vtime + ran;
 	/* Who has been waiting is owed its whole lag, others are not. */
-	if (woke || !known) {
+	if (woke || moved || !known) {
 		if (!policy_first_vtime(queue, cpu, &near))
 			near = *now;
 		vtime = within(worth, near, vtime);

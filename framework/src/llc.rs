@@ -16,6 +16,10 @@ pub const MAX_LLCS: usize = 64;
 /// The variables of a policy that wants to know.
 const OF_CPU: &str = "policy_cpu_llc";
 const COUNT: &str = "policy_nr_llcs";
+/// For each LLC all of them, the nearest first: a table of `MAX_LLCS` by `MAX_LLCS` bytes.
+const NEAR: &str = "policy_llc_near";
+/// The NUMA node of each LLC.
+const NODE: &str = "policy_llc_node";
 /// The parameter that makes LLCs of so many CPUs.
 const PARAM: &str = "llc_cpus";
 
@@ -25,13 +29,33 @@ pub struct Llcs {
     of_cpu: Vec<u8>,
 }
 
+/// How far NUMA nodes are from each other, as the kernel says it; unknown ones are equally far.
+#[derive(Debug, Default)]
+struct Nodes {
+    of_cpu: BTreeMap<usize, usize>,
+    distances: BTreeMap<usize, Vec<usize>>,
+}
+
+impl Nodes {
+    fn of(topology: &Topology) -> Self {
+        Nodes {
+            of_cpu: topology.all_cpus.iter().map(|(cpu, about)| (*cpu, about.node_id)).collect(),
+            distances: topology.nodes.values().map(|node| (node.id, node.distance.clone())).collect(),
+        }
+    }
+
+    fn distance(&self, from: usize, to: usize) -> usize {
+        let known = self.distances.get(&from).and_then(|row| row.get(to));
+        known.copied().unwrap_or(if from == to { 10 } else { 20 })
+    }
+}
+
 impl Llcs {
     /// As the hardware has them. The kernel does not say it of a CPU that is offline: such a one is taken for one of the
     /// LLC of the CPU before it.
-    fn of_hardware(cpus: usize) -> Result<Self> {
-        let topology = Topology::new().context("reading the topology of the CPUs")?;
+    fn of_hardware(cpus: usize, topology: &Topology) -> Self {
         let known = topology.all_cpus.iter().map(|(cpu, about)| (*cpu, about.llc_id)).collect();
-        Ok(Llcs::numbered(cpus, &known))
+        Llcs::numbered(cpus, &known)
     }
 
     fn numbered(cpus: usize, known: &BTreeMap<usize, usize>) -> Self {
@@ -55,6 +79,26 @@ impl Llcs {
     /// Number of LLCs.
     pub fn count(&self) -> usize {
         self.of_cpu.iter().max().map_or(1, |last| usize::from(*last) + 1)
+    }
+
+    /// The NUMA node of each: that of its first CPU, or 0 if nothing is known of it.
+    fn nodes(&self, nodes: &Nodes) -> Vec<usize> {
+        let first = |llc| self.of_cpu.iter().position(|of| usize::from(*of) == llc);
+        let node = |llc| first(llc).and_then(|cpu| nodes.of_cpu.get(&cpu)).copied();
+        (0..self.count()).map(|llc| node(llc).unwrap_or(0)).collect()
+    }
+
+    /// All LLCs as seen from each: itself, then by distance, then by number, each beginning with those after it so
+    /// that not all look at the same ones first.
+    fn near(&self, nodes: &Nodes) -> Vec<Vec<u8>> {
+        let node = self.nodes(nodes);
+        let count = self.count();
+        let from = |llc: usize| {
+            let mut others: Vec<_> = (0..count).map(|n| (llc + n) % count).collect();
+            others.sort_by_key(|other| (*other != llc, nodes.distance(node[llc], node[*other])));
+            others.into_iter().map(|other| other as u8).collect()
+        };
+        (0..count).map(from).collect()
     }
 
     /// CPUs of each LLC that are online now.
@@ -85,12 +129,30 @@ pub(crate) fn tell(object: &mut OpenObject, globals: &Globals, params: &[ParamVa
     let Some(variable) = globals.get(OF_CPU) else { return Ok(()) };
     let cpus = (*scx_utils::NR_CPU_IDS).min(variable.size);
     let size = params.iter().find(|param| param.name == PARAM).map_or(0, |param| param.value);
+    let topology = Topology::new().context("reading the topology of the CPUs")?;
     let llcs = match usize::try_from(size)? {
-        0 => Llcs::of_hardware(cpus)?,
+        0 => Llcs::of_hardware(cpus, &topology),
         size => Llcs::of_size(cpus, size),
     };
     globals.set_bytes(object, OF_CPU, &llcs.of_cpu)?;
+    tell_distances(object, globals, &llcs, &Nodes::of(&topology))?;
     globals.set(object, COUNT, llcs.count() as u64)
+}
+
+/// libbpf keeps only what a policy reads: one that has queues for LLCs need not care how far they are.
+fn tell_distances(object: &mut OpenObject, globals: &Globals, llcs: &Llcs, nodes: &Nodes) -> Result<()> {
+    if globals.get(NODE).is_some() {
+        let of_llc: Vec<_> = llcs.nodes(nodes).into_iter().map(|node| node as u8).collect();
+        globals.set_bytes(object, NODE, &of_llc)?;
+    }
+    if globals.get(NEAR).is_none() {
+        return Ok(());
+    }
+    let mut table = vec![0; MAX_LLCS * MAX_LLCS];
+    for (row, near) in table.chunks_exact_mut(MAX_LLCS).zip(llcs.near(nodes)) {
+        row[..near.len()].copy_from_slice(&near);
+    }
+    globals.set_bytes(object, NEAR, &table)
 }
 
 #[cfg(test)]
@@ -120,8 +182,23 @@ mod tests {
     }
 
     #[test]
+    fn the_nearest_come_first() {
+        let llcs = Llcs::of_size(8, 2);
+        // CPUs 0 to 3 on node 0, the others on node 1.
+        let nodes = Nodes {
+            of_cpu: (0..8).map(|cpu| (cpu, cpu / 4)).collect(),
+            distances: BTreeMap::from([(0, vec![10, 21]), (1, vec![21, 10])]),
+        };
+        assert_eq!(llcs.nodes(&nodes), [0, 0, 1, 1]);
+        assert_eq!(llcs.near(&nodes), [[0, 1, 2, 3], [1, 0, 2, 3], [2, 3, 0, 1], [3, 2, 0, 1]]);
+        // Nothing is known.
+        assert_eq!(llcs.near(&Nodes::default())[1], [1, 2, 3, 0]);
+    }
+
+    #[test]
     fn this_machine_has_some() {
-        let llcs = Llcs::of_hardware(*scx_utils::NR_CPU_IDS).unwrap();
+        let topology = Topology::new().unwrap();
+        let llcs = Llcs::of_hardware(*scx_utils::NR_CPU_IDS, &topology);
         let online = llcs.online().unwrap();
         assert_eq!(online.len(), llcs.count());
         assert!(online.iter().sum::<u32>() > 0);

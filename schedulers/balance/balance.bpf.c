@@ -49,18 +49,6 @@ COUNTER_U64(moves_wished, "tasks that should have another home");
 COUNTER_U64(moves_done, "tasks that were given it");
 COUNTER_U64(stolen, "tasks that a CPU of another LLC took, since it had none");
 
-/* Progress of virtual time in each LLC; on cache lines of their own. */
-struct llc {
-	u64 now;
-	/* when one of its CPUs last asked for work, and the LLC that it looked after; racy */
-	u64 served;
-	u32 watched;
-} __attribute__((aligned(64)));
-static struct llc llcs[MAX_LLCS];
-
-/* An LLC whose CPUs have not asked for so much longer than a slice is abandoned, ns. */
-#define ABANDONED (100ULL * 1000 * 1000)
-
 /*
  * What balance knows of a task. All but @wish is written with the task's own locks held, or
  * by the one sampler there is; @wish is taken by exchange. 0 stands for none.
@@ -81,11 +69,6 @@ struct {
 	__type(value, struct balance_task);
 } balance_tasks SEC(".maps");
 
-static __always_inline u64 *now_of(u32 llc)
-{
-	return &llcs[llc & (MAX_LLCS - 1)].now;
-}
-
 /* NULL with a single LLC, where nobody has to know, and without memory. */
 static __always_inline struct balance_task *task_of(struct task_struct *p)
 {
@@ -102,9 +85,9 @@ static __always_inline bool may_run(struct task_struct *p, s32 cpu)
 /* Gives @p another home. What it is ahead or behind it stays among its new neighbours. */
 static __always_inline void move_home(struct task_struct *p, struct balance_task *t, s32 cpu)
 {
-	u64 old = *now_of(policy_llc_of(t->home - 1));
+	u64 old = *policy_llc_now(policy_llc_of(t->home - 1));
 
-	scx_bpf_task_set_dsq_vtime(p, p->scx.dsq_vtime - old + *now_of(policy_llc_of(cpu)));
+	scx_bpf_task_set_dsq_vtime(p, p->scx.dsq_vtime - old + *policy_llc_now(policy_llc_of(cpu)));
 	t->home = cpu + 1;
 }
 
@@ -158,7 +141,7 @@ POLICY_ENQUEUE(balance_enqueue, p, enq_flags)
 	s32 cpu = home_cpu(p, t, scx_bpf_task_cpu(p));
 	u32 llc = policy_llc_of(cpu);
 	bool moved = before && policy_llc_of(before - 1) != llc;
-	u64 vtime = vtime_in(p, llc, cpu, now_of(llc), slice_us * 1000,
+	u64 vtime = vtime_in(p, llc, cpu, policy_llc_now(llc), slice_us * 1000,
 			     moved || enq_flags & SCX_ENQ_WAKEUP);
 
 	policy_queue_vtime(p, llc, slice_us * 1000, vtime, enq_flags);
@@ -174,7 +157,7 @@ static __always_inline bool goes_on(struct task_struct *prev, s32 cpu, u32 *home
 	u64 vtime, next;
 
 	*home = policy_llc_of(t && t->home ? t->home - 1 : cpu);
-	vtime = vtime_in(prev, *home, cpu, now_of(*home), slice_us * 1000, false);
+	vtime = vtime_in(prev, *home, cpu, policy_llc_now(*home), slice_us * 1000, false);
 	scx_bpf_task_set_dsq_vtime(prev, vtime);
 	if (t && t->wish)
 		return false;
@@ -186,28 +169,6 @@ static __always_inline bool goes_on(struct task_struct *prev, s32 cpu, u32 *home
 }
 
 /**
- * serve_abandoned - take a task from an LLC whose CPUs do not come any more
- *
- * A CPU that is going offline may run nothing long before the policy is told, and what waits
- * for it may hold up the very grace period that the kernel waits for in between. Each
- * dispatch looks at one LLC, in turns. Return: true if there was such a task.
- */
-static __always_inline bool serve_abandoned(u32 own)
-{
-	struct llc *mine = &llcs[own & (MAX_LLCS - 1)];
-	u64 now = scx_bpf_now();
-	u32 other;
-
-	if (policy_nr_llcs < 2)
-		return false;
-	mine->served = now;
-	other = mine->watched++ % policy_nr_llcs;
-	if (time_before(now, llcs[other & (MAX_LLCS - 1)].served + ABANDONED + 2000 * slice_us))
-		return false;
-	return policy_pick(other);
-}
-
-/**
  * balance_dispatch - the own LLC's first task; if there is none, another LLC's
  */
 POLICY_DISPATCH(balance_dispatch, cpu, prev)
@@ -215,7 +176,7 @@ POLICY_DISPATCH(balance_dispatch, cpu, prev)
 	u32 own = policy_llc_of(cpu), home = own, i;
 	bool runs = prev && (prev->scx.flags & SCX_TASK_QUEUED);
 
-	if (serve_abandoned(own))
+	if (policy_pick_abandoned(own, slice_us * 1000))
 		return;
 	if (runs && goes_on(prev, cpu, &home)) {
 		scx_bpf_task_set_slice(prev, slice_us * 1000);
@@ -364,25 +325,7 @@ int balance_wish(struct balance_move *move)
 
 POLICY_INIT()
 {
-	struct policy_shared *shared = bpf_map_lookup_elem(&policy_shared, &(u32){0});
-	s32 ret, cpu;
-	u32 i;
-
-	/* Each queue lies on the NUMA node of the CPUs that it is for. */
-	bpf_for (i, 0, policy_nr_llcs) {
-		s32 node = -1;
-
-		bpf_for (cpu, 0, policy_nr_cpus) {
-			if (node < 0 && policy_llc_of(cpu) == i)
-				node = __COMPAT_scx_bpf_cpu_node(cpu);
-		}
-		ret = policy_create_dsq(i, node);
-		if (ret)
-			return ret;
-		if (shared)
-			*now_of(i) = shared->vtime_now;
-	}
-	return 0;
+	return policy_create_llc_dsqs();
 }
 
 POLICY_DEFINE(balance, "a fair queue per last-level cache; a process moves load between them",

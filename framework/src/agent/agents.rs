@@ -17,8 +17,6 @@ use super::{AgentStatus, CpuId, Factory, Settings};
 use crate::globals::Globals;
 use crate::policy::ParamValue;
 
-/// The program that tells of blocked and dead tasks and of idle CPUs.
-const SWITCH: &str = "delegate_switch";
 /// The program that notes when a task is woken, attached for [`STAGES`] only.
 const WAKING: &str = "delegate_waking";
 /// The parameter that asks for each stage of a wakeup to be measured.
@@ -93,29 +91,20 @@ pub(crate) struct Agents {
     agents: Vec<Agent>,
     /// Where the bells of several go. Their own are made for each process, and put there as it begins.
     bells: Option<(MapHandle, Vec<MapHandle>)>,
-    /// Keeps the tracepoint program attached.
-    switch: Link,
-    /// The same while stages are measured.
+    /// Keeps the program attached that notes wakeups, while stages are measured.
     _waking: Option<Link>,
 }
 
 impl Agents {
     /// Starts the agents. They decide nothing before they are [made present](Self::set_present).
     pub fn start(object: &Object, factory: Factory, name: &str, params: &[ParamValue]) -> Result<Self> {
-        let agents = Self::beside(object, factory, name, params, attach(object, SWITCH)?)?;
+        let agents = Self::beside(object, factory, name, params)?;
         agents.begin(None)?;
         Ok(agents)
     }
 
-    /// Like `start`, on memory on which others may be at work: touches nothing before [`begin`](Self::begin). `switch` is
-    /// the link that the others have made: it would count everything twice if there were two.
-    pub fn beside(
-        object: &Object,
-        factory: Factory,
-        name: &str,
-        params: &[ParamValue],
-        switch: Link,
-    ) -> Result<Self> {
+    /// Like `start`, on memory on which others may be at work: touches nothing before [`begin`](Self::begin).
+    pub fn beside(object: &Object, factory: Factory, name: &str, params: &[ParamValue]) -> Result<Self> {
         // It does no harm if other agents have it attached, too.
         let stages = param(params, STAGES).unwrap_or(0) != 0;
         let waking = if stages { Some(attach(object, WAKING)?) } else { None };
@@ -137,7 +126,7 @@ impl Agents {
             Model::Global => None,
             Model::PerCpu => Some((handle(object, BELLS)?, bells)),
         };
-        Ok(Agents { agents, bells, switch, _waking: waking })
+        Ok(Agents { agents, bells, _waking: waking })
     }
 
     /// No other agents work on the shared memory any more: these take their place, and know of
@@ -171,11 +160,6 @@ impl Agents {
             std::thread::sleep(Duration::from_micros(500));
         }
         Ok(())
-    }
-
-    /// The link that keeps the tracepoint program attached.
-    pub fn switch_link(&self) -> &Link {
-        &self.switch
     }
 
     /// Whether their policy is in force. While it is not, BPF asks nothing of them; when it comes into force again, they

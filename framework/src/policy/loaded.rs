@@ -17,6 +17,8 @@ use crate::slow_path::{Runner, SlowPathStatus};
 
 /// The program that creates a policy's queues when it goes into a slot.
 pub(crate) const PREPARE: &str = "policy_prepare";
+/// The tracepoint program with which a policy sees who leaves a CPU and who gets it.
+const SWITCH: &str = "policy_switch";
 /// The program that tells a policy which CPUs have come back while it was not in force.
 const CATCH_UP: &str = "policy_catch_up";
 
@@ -36,6 +38,8 @@ pub struct LoadedPolicy {
     /// Names of its counters.
     pub(super) counters: Vec<String>,
     pub(super) half: Option<Half>,
+    /// Keeps its tracepoint program attached, from when it is prepared.
+    pub(super) switch: Option<Link>,
     /// Its half in this process, from when it is prepared: one of the two.
     pub(super) agent: Option<Agents>,
     pub(super) slow_path: Option<Runner>,
@@ -67,9 +71,13 @@ impl LoadedPolicy {
         run.map(drop).with_context(|| format!("telling {} of CPUs that have come back", self.in_force.name))
     }
 
-    /// Starts the policy's half in this process, if it has one. It does nothing before it is in force.
+    /// Starts what is at work beside the ops: the tracepoint program and the half in this process, if it has them.
+    /// That does nothing before the policy is in force.
     pub(crate) fn start_half(&mut self) -> Result<()> {
         self.end_half();
+        if let Some(program) = self.program(SWITCH) {
+            self.switch = Some(program.attach().with_context(|| format!("attaching {SWITCH}"))?);
+        }
         let PolicyInForce { name, params, .. } = &self.in_force;
         if let Some(Half::Agent(factory)) = self.half {
             let agent = Agents::start(&self.object, factory, name, params)
@@ -79,15 +87,24 @@ impl LoadedPolicy {
         self.start_slow_path()
     }
 
-    /// Like `start_half`, beside one in another process that may still be at work. See [`Agents::beside`].
+    /// Like `start_half`, beside a process that may still be at work. `switch` is the link that it has made: with two
+    /// of them everything would count twice. See [`Agents::beside`].
     pub(crate) fn start_half_beside(&mut self, switch: impl FnOnce() -> Result<Link>) -> Result<()> {
+        if self.program(SWITCH).is_some() {
+            self.switch = Some(switch()?);
+        }
         let PolicyInForce { name, params, .. } = &self.in_force;
         if let Some(Half::Agent(factory)) = self.half {
-            let agent = Agents::beside(&self.object, factory, name, params, switch()?)
+            let agent = Agents::beside(&self.object, factory, name, params)
                 .with_context(|| format!("starting the agent of {name}"))?;
             self.agent = Some(agent);
         }
         self.start_slow_path()
+    }
+
+    /// The link that keeps the tracepoint program attached, if there is one.
+    pub(crate) fn switch_link(&self) -> Option<&Link> {
+        self.switch.as_ref()
     }
 
     fn start_slow_path(&mut self) -> Result<()> {
@@ -112,12 +129,14 @@ impl LoadedPolicy {
 
     /// Ends the policy's half in this process: BPF alone decides.
     pub(crate) fn end_half(&mut self) {
+        self.switch = None;
         self.agent = None;
         self.slow_path = None;
     }
 
     /// The same, for a process that takes over. Returns what the agents know of their tasks, if there are any.
     pub(crate) fn leave_half(&mut self) -> Option<Saved> {
+        self.switch = None;
         self.slow_path = None;
         self.agent.take()?.leave()
     }

@@ -224,6 +224,7 @@ impl OpenPolicy {
             layout: self.layout,
             counters,
             half: self.half,
+            switch: None,
             agent: None,
             slow_path: None,
         })

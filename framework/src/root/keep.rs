@@ -52,8 +52,8 @@ impl Root {
         pins.pin_maps(self.skel.object(), &pins.root_dir(), &[])?;
         for (slot, policy) in self.loaded() {
             pins.pin_maps(policy.object(), &pins.slot_dir(slot), SHARED_MAPS)?;
-            if let Some(agent) = policy.agent() {
-                pins.pin_switch(slot, agent.switch_link())?;
+            if let Some(switch) = policy.switch_link() {
+                pins.pin_switch(slot, switch)?;
             }
         }
         Ok(())
@@ -188,8 +188,9 @@ impl Root {
     }
 
     pub(super) fn pin_switch(&self, slot: SlotId) -> Result<()> {
-        match (&self.pins, self.agent(slot)) {
-            (Some(pins), Some(agent)) => pins.pin_switch(slot, agent.switch_link()),
+        let switch = self.slots[slot.index()].as_ref().and_then(LoadedPolicy::switch_link);
+        match (&self.pins, switch) {
+            (Some(pins), Some(switch)) => pins.pin_switch(slot, switch),
             _ => Ok(()),
         }
     }

@@ -29,16 +29,6 @@ const BALANCE: &[&str] = &[
 const HEAVY: f64 = 100.0;
 const LIGHT: f64 = 33.0;
 
-/// Allows the calling thread CPUs `from` to `to`.
-fn allow(from: usize, to: usize) {
-    // SAFETY: all-zeroes is an empty cpu_set_t; the numbers are small.
-    unsafe {
-        let mut set: libc::cpu_set_t = std::mem::zeroed();
-        (from..=to).for_each(|cpu| libc::CPU_SET(cpu, &mut set));
-        assert_eq!(libc::sched_setaffinity(0, size_of_val(&set), &set), 0);
-    }
-}
-
 /// Hogs that begin on an LLC of two CPUs and are then allowed all four.
 struct Hogs {
     threads: Threads,

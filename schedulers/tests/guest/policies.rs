@@ -11,10 +11,13 @@ use std::time::{Duration, Instant};
 
 use crate::support::*;
 
+mod llc;
 mod prio;
 
 /// CPU that the measured threads share; the test itself stays on CPU 0.
 const CPU: usize = 1;
+/// CPUs of the VM.
+const CPUS: usize = 4;
 
 /// Run time of two always-running threads on one CPU, each after its own `prepare`, over `span`.
 fn shares(span: Duration, prepare: [fn(); 2]) -> [u64; 2] {
@@ -243,30 +246,36 @@ fn fifo_hogs_take_turns() {
 #[test]
 #[ignore = "needs sched_ext: scripts/test runs it in a VM"]
 fn fifo_percpu_steals_for_idle_cpus_and_only_then() {
-    let on_cpu = |params: &[&str]| {
-        let mut args = vec!["--policy", "fifo_percpu", "--stats", "0"];
-        args.extend(params);
-        let running = Running::start(&args);
-        let trace = Trace::start(&["sched_switch"]);
-        // Born together on one CPU, free to go anywhere.
-        let born = thread::spawn(|| {
-            pin(CPU);
-            let mut load = Threads::new();
-            for n in 0..4 {
-                load.hog(&format!("stolen{n}"), None);
-            }
-            load.assert_all_progress();
-            load
-        });
-        let load = born.join().unwrap();
-        thread::sleep(Duration::from_secs(1));
+    for (params, expected) in [(&[] as &[&str], CPUS), (&["--param", "steal=0"], 1)] {
+        let running = Running::start(&[&["--policy", "fifo_percpu", "--stats", "0"], params].concat());
+        let load = born_together("stolen");
+        // One that has a CPU to itself is not switched to.
+        match expected {
+            1 => assert_eq!(cpus_of("stolen"), 1, "{params:?}"),
+            _ => eventually("each CPU runs one of them", || cpus_of("stolen") == expected),
+        }
+        load.assert_all_progress();
         drop(load);
-        let lines = trace.stop();
         assert!(running.stop().0.success());
-        lines.iter().any(|line| field(line, "next_comm").is_some_and(|comm| comm.starts_with("stolen")))
-    };
-    assert!(on_cpu(&[]));
-    assert!(on_cpu(&["--param", "steal=0"]), "without stealing everybody still runs");
+    }
+}
+
+/// As many hogs as there are CPUs, which begin on one of these and may use all.
+fn born_together(name: &str) -> Threads {
+    let mut load = Threads::new();
+    for n in 0..CPUS {
+        load.add_after(&format!("{name}{n}"), Some(CPU), || allow(0, CPUS - 1), spin);
+    }
+    load
+}
+
+/// Number of CPUs on which threads with such names are seen for a while.
+fn cpus_of(prefix: &str) -> usize {
+    let trace = Trace::start(&["sched_switch"]);
+    thread::sleep(Duration::from_millis(500));
+    let lines = trace.stop();
+    let ran = lines.iter().filter(|line| named(line, "sched_switch:", "next_comm", prefix).is_some());
+    ran.filter_map(|line| Some(place(line)?.0)).collect::<HashSet<_>>().len()
 }
 
 #[test]
@@ -284,7 +293,7 @@ fn the_example_of_the_docs_does_what_it_says() {
 #[test]
 #[ignore = "needs sched_ext: scripts/test runs it in a VM"]
 fn every_policy_survives_stress_and_hotplug() {
-    for policy in ["fifo", "fifo_percpu", "vtime", "prio", "edf", "balance", "agent_edf", "shinjuku"] {
+    for policy in ["fifo", "fifo_percpu", "vtime", "prio", "edf", "llc", "balance", "agent_edf", "shinjuku"] {
         let running = Running::start(&["--policy", policy, "--stats", "0", "--timeout", "10s"]);
         let mut stress = Background::start(
             "stress-ng",

@@ -312,6 +312,16 @@ pub fn pin(cpu: usize) {
     }
 }
 
+/// Allows the calling thread CPUs `from` to `to`.
+pub fn allow(from: usize, to: usize) {
+    // SAFETY: all-zeroes is an empty cpu_set_t; the numbers are small.
+    unsafe {
+        let mut set: libc::cpu_set_t = std::mem::zeroed();
+        (from..=to).for_each(|cpu| libc::CPU_SET(cpu, &mut set));
+        assert_eq!(libc::sched_setaffinity(0, size_of_val(&set), &set), 0);
+    }
+}
+
 /// Sets the nice value of the calling thread.
 pub fn nice(value: i32) {
     // SAFETY: setpriority takes plain integers; 0 is the calling thread.
@@ -447,4 +457,11 @@ impl Drop for Trace {
 /// The value of `key=` in a traced event.
 pub fn field<'a>(line: &'a str, key: &str) -> Option<&'a str> {
     line.split_whitespace().find_map(|word| word.strip_prefix(key)?.strip_prefix('='))
+}
+
+/// CPU and time, in seconds, of a line of the trace: `comm-pid [cpu] flags time: event: ...`.
+pub fn place(line: &str) -> Option<(usize, f64)> {
+    let mut words = line.split_whitespace().skip_while(|word| !word.starts_with('['));
+    let cpu = words.next()?.trim_matches(['[', ']']).parse().ok()?;
+    Some((cpu, words.nth(1)?.trim_end_matches(':').parse().ok()?))
 }

@@ -1,0 +1,163 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * Idle CPUs by topology, for policies with a queue per last-level cache (LLC): whole cores
+ * first, then siblings of busy ones, in one LLC. The kernel's own choice goes to an idle core
+ * of any LLC before it takes a sibling in the same.
+ */
+#ifndef __IDLE_BPF_H
+#define __IDLE_BPF_H
+
+#include "llc.bpf.h"
+
+struct policy_mask {
+	struct bpf_cpumask __kptr *cpus;
+};
+
+/* The CPUs of each LLC, as policy_create_llc_masks() has made them. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, MAX_LLCS);
+	__type(key, u32);
+	__type(value, struct policy_mask);
+} policy_llc_masks SEC(".maps");
+
+/* Room for a mask, for each CPU: ops do not interrupt each other. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, u32);
+	__type(value, struct policy_mask);
+} policy_scratch_mask SEC(".maps");
+
+static __always_inline s32 policy_new_mask(struct policy_mask *slot)
+{
+	struct bpf_cpumask *mask;
+
+	if (!slot)
+		return -EINVAL;
+	mask = bpf_cpumask_create();
+	if (!mask)
+		return -ENOMEM;
+	mask = bpf_kptr_xchg(&slot->cpus, mask);
+	if (mask)
+		bpf_cpumask_release(mask);
+	return 0;
+}
+
+/**
+ * policy_create_llc_masks - for POLICY_INIT of who uses the functions below
+ */
+static __always_inline s32 policy_create_llc_masks(void)
+{
+	struct policy_mask *slot;
+	struct bpf_cpumask *mask;
+	s32 ret, cpu;
+	u32 i;
+
+	bpf_for (i, 0, policy_nr_llcs) {
+		ret = policy_new_mask(bpf_map_lookup_elem(&policy_llc_masks, &i));
+		if (ret)
+			return ret;
+	}
+	bpf_for (cpu, 0, policy_nr_cpus) {
+		ret = policy_new_mask(
+			bpf_map_lookup_percpu_elem(&policy_scratch_mask, &(u32){0}, cpu));
+		if (ret)
+			return ret;
+		i = policy_llc_of(cpu);
+		slot = bpf_map_lookup_elem(&policy_llc_masks, &i);
+		bpf_rcu_read_lock();
+		mask = slot ? slot->cpus : NULL;
+		if (mask)
+			bpf_cpumask_set_cpu(cpu, mask);
+		bpf_rcu_read_unlock();
+	}
+	return 0;
+}
+
+/**
+ * policy_pick_idle_in - an idle CPU of @llc for @p, which is then taken
+ * @flags: 0, or SCX_PICK_IDLE_CORE for one whose siblings are idle, too
+ *
+ * Return: -1 or another negative number if there is none.
+ */
+static __always_inline s32 policy_pick_idle_in(struct task_struct *p, u32 llc, u64 flags)
+{
+	struct policy_mask *slot = bpf_map_lookup_elem(&policy_llc_masks, &llc), *scratch;
+	struct bpf_cpumask *cpus = slot ? slot->cpus : NULL, *both;
+
+	if (!cpus)
+		return -1;
+	if (p->nr_cpus_allowed >= policy_nr_cpus)
+		return scx_bpf_pick_idle_cpu(cast_mask(cpus), flags);
+	scratch = bpf_map_lookup_elem(&policy_scratch_mask, &(u32){0});
+	both = scratch ? scratch->cpus : NULL;
+	if (!both)
+		return -1;
+	bpf_cpumask_and(both, cast_mask(cpus), p->cpus_ptr);
+	return scx_bpf_pick_idle_cpu(cast_mask(both), flags);
+}
+
+/* Whether @cpu and its siblings are idle. */
+static __always_inline bool policy_core_is_idle(s32 cpu)
+{
+	const struct cpumask *cores = scx_bpf_get_idle_smtmask();
+	bool is_idle = bpf_cpumask_test_cpu(cpu, cores);
+
+	scx_bpf_put_idle_cpumask(cores);
+	return is_idle;
+}
+
+/* Whether no CPU at all is idle: the usual case under load, and a cheap question. */
+static __always_inline bool policy_none_is_idle(void)
+{
+	const struct cpumask *idle = scx_bpf_get_idle_cpumask();
+	bool none = bpf_cpumask_empty(idle);
+
+	scx_bpf_put_idle_cpumask(idle);
+	return none;
+}
+
+/**
+ * policy_find_idle_at_home - an idle CPU of @cpu's LLC for @p, which is then taken
+ * @cpu: where its cache is warm; it comes first, but for a core that is idle as a whole
+ *
+ * Return: a negative number if there is none.
+ */
+static __always_inline s32 policy_find_idle_at_home(struct task_struct *p, s32 cpu)
+{
+	u32 llc = policy_llc_of(cpu);
+	bool allowed = bpf_cpumask_test_cpu(cpu, p->cpus_ptr);
+	s32 found;
+
+	if (allowed && policy_core_is_idle(cpu) && scx_bpf_test_and_clear_cpu_idle(cpu))
+		return cpu;
+	found = policy_pick_idle_in(p, llc, SCX_PICK_IDLE_CORE);
+	if (found >= 0)
+		return found;
+	if (allowed && scx_bpf_test_and_clear_cpu_idle(cpu))
+		return cpu;
+	return policy_pick_idle_in(p, llc, 0);
+}
+
+/**
+ * policy_may_follow_waker - whether @p may run where its waker is, which is about to sleep
+ * @prev_cpu: where @p ran last
+ *
+ * For select_cpu only, of a policy with a queue per LLC. As in policy_find_idle(), only while
+ * nobody else waits there; and only if a CPU is idle, since otherwise it has to queue like the
+ * others.
+ */
+static __always_inline bool policy_may_follow_waker(struct task_struct *p, s32 prev_cpu,
+						    u64 wake_flags)
+{
+	s32 cpu = bpf_get_smp_processor_id();
+	u32 llc = policy_llc_of(cpu);
+
+	return wake_flags & SCX_WAKE_SYNC && llc == policy_llc_of(prev_cpu) &&
+	       bpf_cpumask_test_cpu(cpu, p->cpus_ptr) &&
+	       !scx_bpf_dsq_nr_queued(SCX_DSQ_LOCAL_ON | cpu) &&
+	       !scx_bpf_dsq_nr_queued(POLICY_DSQ(llc)) && !policy_none_is_idle();
+}
+
+#endif /* __IDLE_BPF_H */
