@@ -66,6 +66,7 @@ struct scx_task_group___sdk {
 } __attribute__((preserve_access_index));
 
 struct task_group___sdk {
+	struct cgroup_subsys_state css;
 	struct scx_task_group___sdk scx;
 	/* its name before v6.18 */
 	u32 scx_weight;

@@ -16,29 +16,36 @@ static __always_inline u64 within(s64 limit, u64 from, u64 vtime)
 	return from + (ahead > limit ? limit : ahead < -limit ? -limit : ahead);
 }
 
+/* The queue, ordered by virtual time, that a task competes in. */
+struct vtime_queue {
+	u32 queue;
+	/* a CPU that serves it */
+	s32 cpu;
+	/* its progress, followed here */
+	u64 *now;
+	u64 slice_ns;
+};
+
 /**
- * vtime_in - the virtual time of @p with all that it has run until now
- * @queue: the queue, ordered by virtual time, that it competes in
- * @cpu: a CPU that serves the queue
- * @now: the queue's progress, followed here
- * @slice_ns: the policy's slice
+ * vtime_at - the virtual time of @p with all that it has run until now
+ * @unit: run time and virtual time are the same at this weight
  * @woke: it has slept since
  *
  * Virtual times of two queues have nothing to do with each other.
  */
-static __always_inline u64 vtime_in(struct task_struct *p, u32 queue, s32 cpu, u64 *now,
-				    u64 slice_ns, bool woke)
+static __always_inline u64 vtime_at(struct task_struct *p, const struct vtime_queue *q, u64 weight,
+				    u64 unit, bool woke)
 {
-	u64 ran, near, vtime, weight = policy_weight(p);
-	bool moved, known = policy_charge_in(p, queue, &ran, &moved);
-	s64 worth = slice_ns * 100 / weight, step;
+	u64 ran, near, vtime;
+	bool moved, known = policy_charge_in(p, q->queue, &ran, &moved);
+	s64 worth = q->slice_ns * unit / weight, step;
 
-	ran = ran * 100 / weight;
+	ran = ran * unit / weight;
 	vtime = p->scx.dsq_vtime + ran;
 	/* Who has been waiting is owed its whole lag, others are not. */
 	if (woke || moved || !known) {
-		if (!policy_first_vtime(queue, cpu, &near))
-			near = *now;
+		if (!policy_first_vtime(q->queue, q->cpu, &near))
+			near = *q->now;
 		vtime = within(worth, near, vtime);
 	}
 	/*
@@ -47,8 +54,19 @@ static __always_inline u64 vtime_in(struct task_struct *p, u32 queue, s32 cpu, u
 	 * here: a step that is lost is one sample fewer.
 	 */
 	step = ran;
-	*now = within(step > worth ? step : worth, *now, vtime);
+	*q->now = within(step > worth ? step : worth, *q->now, vtime);
 	return vtime;
+}
+
+/**
+ * vtime_in - the same with the weight that nice and cgroups give
+ */
+static __always_inline u64 vtime_in(struct task_struct *p, u32 queue, s32 cpu, u64 *now,
+				    u64 slice_ns, bool woke)
+{
+	struct vtime_queue q = {.queue = queue, .cpu = cpu, .now = now, .slice_ns = slice_ns};
+
+	return vtime_at(p, &q, policy_weight(p), 100, woke);
 }
 
 /**

@@ -1,0 +1,358 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * flatcg - the weights of nested cgroups, flattened into one level
+ *
+ * Algorithm. In each cgroup what is active, tasks and cgroups below it, shares what the cgroup
+ * gets by weight. So the part of the machine that a task should have is the product of weight /
+ * sum of weights over its level and all above. That product is its weight in one queue, ordered
+ * by virtual time as in vtime: the tree costs nothing where the next task is picked, and a group
+ * gets its share however many tasks it has. A task is active from when it becomes runnable
+ * until it blocks, a cgroup while anything in it is.
+ *
+ * Source. Flattening is scx_flatcg's, which keeps a queue per cgroup and a tree of these, and
+ * serves one cgroup for a while; here it is one queue of tasks. Proportional shares by virtual
+ * time are those of vtime.
+ *
+ * Good for: containers and services with weights, on up to some tens of CPUs.
+ * Bad for: latency beside hogs of the same weight (as vtime), many CPUs (one queue, one lock).
+ *
+ * Cost: as vtime, and O(1) more when a task becomes runnable or blocks; O(levels) when a cgroup
+ * becomes active or not, and for the first charge of a cgroup's task after that has happened
+ * anywhere, or a tenth of a second later, when a weight may have changed.
+ *
+ * Worst case. A share is exact while the same tasks are active; who wakes and sleeps all the time
+ * is charged by what is active at the moment when it is queued. A part of less than a millionth
+ * of the machine counts as a millionth; cgroups below MAX_LEVELS count as that of their level
+ * MAX_LEVELS. cpu.max is not looked at.
+ *
+ * Parameters: slice_us.
+ */
+#include "policy.bpf.h"
+#include "vtime.bpf.h"
+
+PARAM_U64(slice_us, 5000, 100, 1000000, "us", "time a task may run before the next is picked");
+
+enum { QUEUE };
+
+#define MAX_LEVELS 8
+/* The whole machine. */
+#define ONE (1ULL << 20)
+/* Weights are looked at so often, ns. */
+#define REFRESH (100ULL * 1000 * 1000)
+
+/* Progress of virtual time; its unit is not that of policies with absolute weights. */
+static u64 vtime_now;
+/* Changes with each change of what is active above the level of tasks. */
+static u64 tree_version = 1;
+
+/*
+ * What is kept of a cgroup. All CPUs add to sums; each takes away in the end what it has added,
+ * in whatever order.
+ */
+struct group {
+	/* weights of what is active right below it, and how many that are */
+	u64 sum;
+	u64 nr;
+	/* what it has added to the sum above it: its weight while it is active */
+	u64 given;
+	/* its part of the machine, of which version of the tree, and when; racy, right the next
+	 * time */
+	u64 share;
+	u64 version;
+	u64 looked_at;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_CGRP_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, int);
+	__type(value, struct group);
+} groups SEC(".maps");
+
+/* What a task has added to the sum of a cgroup; written with the task's own locks held. */
+struct member {
+	/* 0: it is not active */
+	u64 given;
+	u64 cgroup;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_TASK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, int);
+	__type(value, struct member);
+} members SEC(".maps");
+
+static __always_inline struct group *group_of(struct cgroup *cgrp)
+{
+	return bpf_cgrp_storage_get(&groups, cgrp, NULL, BPF_LOCAL_STORAGE_GET_F_CREATE);
+}
+
+static __always_inline u64 weight_of(struct cgroup *cgrp)
+{
+	struct task_group___sdk *tg = (void *)BPF_CORE_READ(cgrp, subsys[cpu_cgrp_id]);
+	u64 weight = 0;
+
+	if (tg && bpf_core_field_exists(tg->scx.weight))
+		weight = BPF_CORE_READ(tg, scx.weight);
+	else if (tg && bpf_core_field_exists(tg->scx_weight))
+		weight = BPF_CORE_READ(tg, scx_weight);
+	return weight ?: 100;
+}
+
+/**
+ * cgroup_of - the cgroup by which @p is scheduled: the nearest with the cpu controller
+ *
+ * To be released. Return: NULL if it is gone, or hidden by autogroups on an old kernel.
+ */
+static __always_inline struct cgroup *cgroup_of(struct task_struct *p)
+{
+	struct task_group___sdk *tg = (void *)p->sched_task_group;
+	struct cgroup *cgrp = tg->css.cgroup;
+	int level = cgrp ? cgrp->level : 0;
+
+	return bpf_cgroup_ancestor(p->cgroups->dfl_cgrp, level < MAX_LEVELS ? level : MAX_LEVELS);
+}
+
+/**
+ * settle - make what @cgrp adds to the sum of the one above it what it should be
+ *
+ * Whoever changes @g->nr from or to 0 comes here afterwards, so the last to come sees the last
+ * value. Two may be here at once: each adds the difference to what it has found, so the sum is
+ * that of what was put there last, and each looks again. Return: whether it has changed.
+ */
+static __always_inline bool settle(struct cgroup *cgrp, struct group *g, struct group *above)
+{
+	u64 want, had, weight = weight_of(cgrp);
+	bool changed = false;
+	u32 i;
+
+	bpf_for (i, 0, 8) {
+		want = READ_ONCE(g->nr) ? weight : 0;
+		if (READ_ONCE(g->given) == want)
+			break;
+		had = __sync_lock_test_and_set(&g->given, want);
+		changed = true;
+		__sync_fetch_and_add(&above->sum, want - had);
+		if (want && !had)
+			__sync_fetch_and_add(&above->nr, 1);
+		else if (had && !want)
+			__sync_fetch_and_sub(&above->nr, 1);
+	}
+	if (changed)
+		__sync_fetch_and_add(&tree_version, 1);
+	return changed;
+}
+
+/**
+ * walk_up - settle @leaf and those above it
+ * @all: even those above one that has not changed
+ *
+ * Return: the part of the machine that @leaf should have, if @all.
+ */
+static __noinline u64 walk_up(struct cgroup *leaf, bool all)
+{
+	struct cgroup *cgrp, *parent;
+	int level = leaf->level;
+	struct group *g, *above;
+	bool changed = false;
+	u64 share = ONE, sum;
+	u32 i;
+
+	bpf_for (i, 0, MAX_LEVELS) {
+		if (level < 1)
+			break;
+		cgrp = bpf_cgroup_ancestor(leaf, level);
+		if (!cgrp)
+			break;
+		parent = bpf_cgroup_ancestor(leaf, level - 1);
+		g = group_of(cgrp);
+		above = parent ? group_of(parent) : NULL;
+		if (g && above) {
+			changed = settle(cgrp, g, above);
+			/* Both may be changing: a wrong share lasts for one charge. */
+			sum = above->sum;
+			if (g->given && g->given < sum)
+				share = share * g->given / sum;
+		}
+		bpf_cgroup_release(cgrp);
+		if (parent)
+			bpf_cgroup_release(parent);
+		if (!changed && !all)
+			break;
+		level--;
+	}
+	return share ?: 1;
+}
+
+/* The part of the machine that @cgrp should have. */
+static __always_inline u64 share_of(struct cgroup *cgrp, struct group *g)
+{
+	u64 version = READ_ONCE(tree_version), now;
+
+	if (!cgrp->level)
+		return ONE;
+	now = scx_bpf_now();
+	if (g->version != version || time_after(now, g->looked_at + REFRESH)) {
+		g->share = walk_up(cgrp, true);
+		g->version = version;
+		g->looked_at = now;
+	}
+	return g->share;
+}
+
+static __always_inline void deactivate(struct cgroup *cgrp, struct member *m)
+{
+	struct group *g = group_of(cgrp);
+
+	if (g) {
+		__sync_fetch_and_sub(&g->sum, m->given);
+		if (__sync_fetch_and_sub(&g->nr, 1) == 1)
+			walk_up(cgrp, false);
+	}
+	m->given = 0;
+}
+
+/* The same if the task is in another cgroup now. */
+static __always_inline void leave(struct member *m)
+{
+	struct cgroup *cgrp = bpf_cgroup_from_id(m->cgroup);
+
+	if (cgrp) {
+		deactivate(cgrp, m);
+		bpf_cgroup_release(cgrp);
+	}
+	/* Otherwise the cgroup is gone, and its sum with it. */
+	m->given = 0;
+}
+
+static __always_inline void activate(struct cgroup *cgrp, struct group *g, struct member *m,
+				     u64 weight)
+{
+	u64 had = m->given;
+
+	if (had == weight)
+		return;
+	m->given = weight;
+	m->cgroup = cgrp->kn->id;
+	__sync_fetch_and_add(&g->sum, weight - had);
+	if (!had && __sync_fetch_and_add(&g->nr, 1) == 0)
+		walk_up(cgrp, false);
+}
+
+/**
+ * join - make @p active, if it is not
+ *
+ * Return: the part of the machine that it should have, of ONE.
+ */
+static __noinline u64 join(struct task_struct *p)
+{
+	struct member *m;
+	struct cgroup *cgrp;
+	struct group *g;
+	u64 share = ONE, sum;
+
+	m = bpf_task_storage_get(&members, p, NULL, BPF_LOCAL_STORAGE_GET_F_CREATE);
+	cgrp = cgroup_of(p);
+	/* Without memory it is charged little this once. */
+	if (!cgrp)
+		return share;
+	g = group_of(cgrp);
+	if (m && g) {
+		if (m->given && m->cgroup != cgrp->kn->id)
+			leave(m);
+		activate(cgrp, g, m, p->scx.weight ?: 1);
+		share = share_of(cgrp, g);
+		sum = g->sum;
+		if (m->given < sum)
+			share = share * m->given / sum;
+	}
+	bpf_cgroup_release(cgrp);
+	return share ?: 1;
+}
+
+static __always_inline u64 vtime_of_task(struct task_struct *p, bool woke)
+{
+	struct vtime_queue q = {
+		.queue = QUEUE,
+		.cpu = scx_bpf_task_cpu(p),
+		.now = &vtime_now,
+		.slice_ns = slice_us * 1000,
+	};
+
+	return vtime_at(p, &q, join(p), ONE, woke);
+}
+
+/**
+ * flatcg_select_cpu - an idle CPU runs @p at once, and it counts from now on
+ */
+s32 BPF_STRUCT_OPS(flatcg_select_cpu, struct task_struct *p, s32 prev_cpu, u64 wake_flags)
+{
+	bool is_idle = false;
+	s32 cpu = policy_find_idle(p, prev_cpu, wake_flags, &is_idle);
+
+	if (is_idle) {
+		join(p);
+		scx_bpf_dsq_insert(p, SCX_DSQ_LOCAL, slice_us * 1000, 0);
+	}
+	return cpu;
+}
+
+POLICY_ENQUEUE(flatcg_enqueue, p, enq_flags)
+{
+	u64 vtime = vtime_of_task(p, enq_flags & SCX_ENQ_WAKEUP);
+
+	policy_queue_vtime(p, QUEUE, slice_us * 1000, vtime, enq_flags);
+}
+
+POLICY_DISPATCH(flatcg_dispatch, cpu, prev)
+{
+	u64 vtime, next;
+
+	if (prev && prev->scx.flags & SCX_TASK_QUEUED) {
+		vtime = vtime_of_task(prev, false);
+		scx_bpf_task_set_dsq_vtime(prev, vtime);
+		if (policy_first_vtime(QUEUE, cpu, &next) && time_before(vtime, next)) {
+			scx_bpf_task_set_slice(prev, slice_us * 1000);
+			return;
+		}
+	}
+	policy_pick(QUEUE);
+}
+
+/**
+ * policy_switch - who blocks is not active any more
+ *
+ * Under the run queue's lock. It is seen while another policy is in force for a while, too, so
+ * the sums stay right.
+ */
+SEC("tp_btf/sched_switch")
+int BPF_PROG(policy_switch, bool preempt, struct task_struct *prev, struct task_struct *next,
+	     unsigned int prev_state)
+{
+	struct cgroup *cgrp;
+	struct member *m;
+
+	if (preempt || !prev_state)
+		return 0;
+	m = bpf_task_storage_get(&members, prev, NULL, 0);
+	if (!m || !m->given)
+		return 0;
+	cgrp = cgroup_of(prev);
+	if (cgrp && cgrp->kn->id == m->cgroup)
+		deactivate(cgrp, m);
+	else
+		leave(m);
+	if (cgrp)
+		bpf_cgroup_release(cgrp);
+	return 0;
+}
+
+POLICY_INIT()
+{
+	return policy_create_dsq(QUEUE, -1);
+}
+
+POLICY_DEFINE(flatcg, "the weights of nested cgroups, flattened into one level",
+	      .select_cpu = (void *)flatcg_select_cpu, .enqueue = (void *)flatcg_enqueue,
+	      .dispatch = (void *)flatcg_dispatch)
