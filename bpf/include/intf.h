@@ -83,6 +83,12 @@ struct policy_task {
 	/* the policy's queue that the task competed in last */
 	u32 queue;
 	u32 unused;
+	/*
+	 * History, whoever wrote it: p->se.sum_exec_runtime at the last wakeup, and how long the
+	 * task runs from a wakeup until it sleeps, a moving average; ns
+	 */
+	u64 woke_at_ns;
+	u64 burst_ns;
 };
 
 /* What matters most to a task. */

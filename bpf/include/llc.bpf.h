@@ -24,6 +24,8 @@ PARAM_U64(llc_cpus, 0, 0, 1024, "CPUs",
 const volatile u32 policy_nr_llcs = 1;
 const volatile u8 policy_cpu_llc[NR_CPUS];
 
+const volatile u16 policy_llc_cpus[NR_CPUS];
+const volatile u32 policy_llc_first[MAX_LLCS + 1];
 const volatile u8 policy_llc_node[MAX_LLCS];
 const volatile u8 policy_llc_near[MAX_LLCS * MAX_LLCS];
 
@@ -37,6 +39,12 @@ static __always_inline u32 policy_llc_of(s32 cpu)
 static __always_inline u32 policy_llc_nth(u32 llc, u32 n)
 {
 	return policy_llc_near[(llc * MAX_LLCS + n) & (MAX_LLCS * MAX_LLCS - 1)] & (MAX_LLCS - 1);
+}
+
+/* The first of the places in policy_llc_cpus that belong to @llc; those of the next one follow. */
+static __always_inline u32 policy_llc_begin(u32 llc)
+{
+	return llc > MAX_LLCS ? 0 : policy_llc_first[llc];
 }
 
 /* Whether two LLCs are on the same NUMA node. */

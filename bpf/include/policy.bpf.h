@@ -151,6 +151,26 @@ static __always_inline bool policy_charge(struct task_struct *p, u64 *ran)
 }
 
 /**
+ * policy_note_wakeup - note in @p's history that it wakes up
+ *
+ * Once for each wakeup, or the average is too short. Return: how long it runs from a wakeup
+ * until it sleeps, ns; 0 for a new task.
+ */
+static __always_inline u64 policy_note_wakeup(struct task_struct *p)
+{
+	u64 sum = p->se.sum_exec_runtime, burst;
+	struct policy_task *t;
+
+	t = bpf_task_storage_get(&policy_tasks, p, NULL, BPF_LOCAL_STORAGE_GET_F_CREATE);
+	if (!t)
+		return 0;
+	burst = sum - t->woke_at_ns;
+	t->burst_ns = t->woke_at_ns ? (3 * t->burst_ns + burst) / 4 : burst;
+	t->woke_at_ns = sum;
+	return t->burst_ns;
+}
+
+/**
  * policy_turn - what is left of @p's turn of @slice_ns, as it is queued
  * @woke: it has slept since: a new turn begins
  *

@@ -18,6 +18,9 @@ const OF_CPU: &str = "policy_cpu_llc";
 const COUNT: &str = "policy_nr_llcs";
 /// For each LLC all of them, the nearest first: a table of `MAX_LLCS` by `MAX_LLCS` bytes.
 const NEAR: &str = "policy_llc_near";
+/// The CPUs, those of an LLC beside each other, and where each LLC's begin; there is one more of these than LLCs.
+const CPUS: &str = "policy_llc_cpus";
+const FIRST: &str = "policy_llc_first";
 /// The NUMA node of each LLC.
 const NODE: &str = "policy_llc_node";
 /// The parameter that makes LLCs of so many CPUs.
@@ -79,6 +82,14 @@ impl Llcs {
     /// Number of LLCs.
     pub fn count(&self) -> usize {
         self.of_cpu.iter().max().map_or(1, |last| usize::from(*last) + 1)
+    }
+
+    /// The CPUs in order of their LLCs, and where in there each LLC begins and the last one ends.
+    fn in_order(&self) -> (Vec<u16>, Vec<u32>) {
+        let mut cpus: Vec<_> = (0..self.of_cpu.len()).map(|cpu| cpu as u16).collect();
+        cpus.sort_by_key(|cpu| self.of_cpu[usize::from(*cpu)]);
+        let first = |llc: usize| self.of_cpu.iter().filter(|of| usize::from(**of) < llc).count() as u32;
+        (cpus, (0..=self.count()).map(first).collect())
     }
 
     /// The NUMA node of each: that of its first CPU, or 0 if nothing is known of it.
@@ -145,6 +156,13 @@ fn tell_distances(object: &mut OpenObject, globals: &Globals, llcs: &Llcs, nodes
         let of_llc: Vec<_> = llcs.nodes(nodes).into_iter().map(|node| node as u8).collect();
         globals.set_bytes(object, NODE, &of_llc)?;
     }
+    if globals.get(CPUS).is_some() {
+        let (cpus, first) = llcs.in_order();
+        let bytes: Vec<_> = cpus.into_iter().flat_map(u16::to_ne_bytes).collect();
+        globals.set_bytes(object, CPUS, &bytes)?;
+        let bytes: Vec<_> = first.into_iter().flat_map(u32::to_ne_bytes).collect();
+        globals.set_bytes(object, FIRST, &bytes)?;
+    }
     if globals.get(NEAR).is_none() {
         return Ok(());
     }
@@ -179,6 +197,12 @@ mod tests {
         assert_eq!(Llcs::of_size(200, 1).count(), MAX_LLCS);
         assert_eq!(Llcs::of_size(5, 2).of_cpu, [0, 0, 1, 1, 2]);
         assert_eq!(Llcs::default().count(), 1);
+    }
+
+    #[test]
+    fn the_cpus_of_an_llc_are_beside_each_other() {
+        let llcs = Llcs { of_cpu: vec![0, 1, 0, 1, 2] };
+        assert_eq!(llcs.in_order(), (vec![0, 2, 1, 3, 4], vec![0, 2, 4, 5]));
     }
 
     #[test]

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use crate::support::*;
 
 mod flatcg;
+mod interactive;
 mod llc;
 mod prio;
 
@@ -148,6 +149,24 @@ fn a_slice_ends_though_a_real_time_thread_keeps_preempting() {
         let after = ran();
         assert_ratio([after[0] - before[0], after[1] - before[1]], 1.0, 0.2);
     }
+}
+
+/// Fails if a sleeper, prepared like this, does not get the CPU of a hog at once: the slice is to be a second.
+fn sleeper_takes_the_cpu_of_a_hog(prepare: fn()) {
+    let mut load = Threads::new();
+    let time = Arc::<AtomicU64>::default();
+    let ran = time.clone();
+    load.add("hog", Some(CPU), move || {
+        spin();
+        ran.store(cpu_time(), Ordering::Relaxed);
+    });
+    load.add_after("sleeper", Some(CPU), prepare, || thread::sleep(Duration::from_millis(1)));
+    load.assert_all_progress();
+    let (naps, before) = (load.progress()[1], time.load(Ordering::Relaxed));
+    eventually("the sleeper has slept a hundred times", || load.progress()[1] >= naps + 100);
+    let ran = time.load(Ordering::Relaxed) - before;
+    println!("the hog ran for {ran} ns while the sleeper slept a hundred times");
+    assert!(ran < 20_000_000_000, "not a fifth of a slice for each: {ran} ns");
 }
 
 /// Eight threads on one CPU, `order0` and so on, each of which waits to be woken, runs a little and waits again. Each
@@ -294,9 +313,19 @@ fn the_example_of_the_docs_does_what_it_says() {
 #[test]
 #[ignore = "needs sched_ext: scripts/test runs it in a VM"]
 fn every_policy_survives_stress_and_hotplug() {
-    for policy in
-        ["fifo", "fifo_percpu", "vtime", "prio", "edf", "flatcg", "llc", "balance", "agent_edf", "shinjuku"]
-    {
+    for policy in [
+        "fifo",
+        "fifo_percpu",
+        "vtime",
+        "prio",
+        "edf",
+        "flatcg",
+        "llc",
+        "interactive",
+        "balance",
+        "agent_edf",
+        "shinjuku",
+    ] {
         let running = Running::start(&["--policy", policy, "--stats", "0", "--timeout", "10s"]);
         let mut stress = Background::start(
             "stress-ng",

@@ -79,19 +79,6 @@ fn prio_gives_worse_levels_what_keeps_them_from_starving() {
 fn prio_takes_the_cpu_from_a_worse_level_at_once() {
     pin(0);
     let _running = Running::start(&["--policy", "prio", "--param", "slice_us=1000000", "--stats", "0"]);
-    let mut load = Threads::new();
-    let time = Arc::<AtomicU64>::default();
-    let ran = time.clone();
-    load.add("hog", Some(CPU), move || {
-        spin();
-        ran.store(cpu_time(), Ordering::Relaxed);
-    });
-    load.add_after("sleeper", Some(CPU), || nice(-1), || thread::sleep(Duration::from_millis(1)));
-    load.assert_all_progress();
-    let (naps, before) = (load.progress()[1], time.load(Ordering::Relaxed));
-    eventually("the sleeper has slept a hundred times", || load.progress()[1] >= naps + 100);
-    let ran = time.load(Ordering::Relaxed) - before;
-    println!("the hog ran for {ran} ns while the sleeper slept a hundred times");
-    assert!(ran < 20_000_000_000, "not a fifth of a slice for each: {ran} ns");
+    sleeper_takes_the_cpu_of_a_hog(|| nice(-1));
     assert!(status().slots[0].counts["preempted"] >= 100);
 }
