@@ -138,6 +138,14 @@ static __always_inline void policy_note_offline(s32 cpu)
 	policy_see_off(cpu);
 }
 
+/*
+ * What else a policy has to do each time before it comes into force in a slot. One that needs
+ * it defines it before it includes this.
+ */
+#ifndef POLICY_CATCH_UP
+#define POLICY_CATCH_UP()
+#endif
+
 /**
  * policy_catch_up - note the CPUs that have come back while another policy was in force
  *
@@ -155,6 +163,7 @@ int policy_catch_up(void *ctx)
 			policy_note_online(i);
 	}
 	scx_bpf_put_cpumask(online);
+	POLICY_CATCH_UP();
 	return 0;
 }
 
