@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use crate::support::*;
 
 mod cosched;
+mod nest;
 mod prio;
 
 /// CPU that the measured threads share; the test itself stays on CPU 0.
@@ -285,7 +286,9 @@ fn the_example_of_the_docs_does_what_it_says() {
 #[test]
 #[ignore = "needs sched_ext: scripts/test runs it in a VM"]
 fn every_policy_survives_stress_and_hotplug() {
-    for policy in ["fifo", "fifo_percpu", "vtime", "prio", "cosched", "balance", "agent_edf", "shinjuku"] {
+    for policy in
+        ["fifo", "fifo_percpu", "vtime", "prio", "cosched", "nest", "balance", "agent_edf", "shinjuku"]
+    {
         let running = Running::start(&["--policy", policy, "--stats", "0", "--timeout", "10s"]);
         let mut stress = Background::start(
             "stress-ng",
