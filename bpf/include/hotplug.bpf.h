@@ -139,11 +139,19 @@ static __always_inline void policy_note_offline(s32 cpu)
 }
 
 /*
- * Counts the times that this policy has come into force. What a policy sums up over tasks
- * is void then, since it has not seen who came and went: it defines POLICY_RESUME(), which runs
- * while none of its ops does, and keeps this number with what it knows of a task.
+ * Counts the times that this policy has come into force. What a policy has summed up over tasks
+ * is void then, since it has not seen who came and went: it keeps this number with what it knows
+ * of a task.
  */
 static u64 policy_generation = 1;
+
+/*
+ * What else a policy has to do each time before it comes into force in a slot, while none of its
+ * ops runs. One that needs it defines it before it includes this.
+ */
+#ifndef POLICY_CATCH_UP
+#define POLICY_CATCH_UP()
+#endif
 
 /**
  * policy_catch_up - note the CPUs that have come back while another policy was in force
@@ -163,9 +171,7 @@ int policy_catch_up(void *ctx)
 	}
 	scx_bpf_put_cpumask(online);
 	policy_generation++;
-#ifdef POLICY_RESUME
-	POLICY_RESUME();
-#endif
+	POLICY_CATCH_UP();
 	return 0;
 }
 

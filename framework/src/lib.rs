@@ -26,6 +26,7 @@ pub mod affinity;
 pub mod agent;
 pub mod census;
 pub mod control;
+mod cores;
 pub mod direct;
 pub mod doctor;
 pub mod engine;

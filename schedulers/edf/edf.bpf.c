@@ -33,7 +33,7 @@
  */
 /* All CPUs serve these, in this order; the last is for who waits for a new budget. */
 #define POLICY_QUEUE_OF(cpu) ADMITTED
-#define POLICY_RESUME()	     (admitted = 0)
+#define POLICY_CATCH_UP()    (admitted = 0)
 
 enum { ADMITTED, REST, DEPLETED };
 

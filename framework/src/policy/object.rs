@@ -18,6 +18,7 @@ use super::loaded::{LoadedPolicy, PREPARE};
 use super::params::{self, ParamSpec, ParamValue};
 use super::{Half, PolicyInForce, PolicyInfo, StructOps};
 use crate::agent;
+use crate::cores;
 use crate::globals::{Globals, btf_of, raw_id};
 use crate::intf;
 use crate::libbpf_log;
@@ -199,6 +200,7 @@ impl OpenPolicy {
         }
         agent::size_maps(&mut self.object, &self.globals, &values)?;
         llc::tell(&mut self.object, &self.globals, &values)?;
+        cores::tell(&mut self.object, &self.globals, &values)?;
         let counters = counters(&self.object, &self.globals)?;
         if let Some(pinned) = pinned {
             pins::reuse(&mut self.object, pinned, SHARED_MAPS)?;

@@ -11,9 +11,11 @@ use std::time::{Duration, Instant};
 
 use crate::support::*;
 
+mod cosched;
 mod flatcg;
 mod interactive;
 mod llc;
+mod nest;
 mod prio;
 
 /// CPU that the measured threads share; the test itself stays on CPU 0.
@@ -322,6 +324,8 @@ fn every_policy_survives_stress_and_hotplug() {
         "flatcg",
         "llc",
         "interactive",
+        "cosched",
+        "nest",
         "balance",
         "agent_edf",
         "shinjuku",
