@@ -27,7 +27,8 @@
  * Worst case. One CPU: no admitted task that keeps to its budget misses a deadline, but for a
  * tick that another may overrun its budget by (that is subtracted from its next). On several,
  * or with tasks tied to some, deadlines may be missed by a bounded time (Devi and Anderson, RTSS
- * 2005). A new budget is noticed when the next CPU dispatches: a slice_us later at most.
+ * 2005). A new budget is noticed when the next CPU dispatches: a slice_us later at most. Who is
+ * not admitted waits for 3 s after its soft deadline at most before it gets a turn in 100 ms.
  *
  * Parameters: slice_us, admit_pct, latency_ms, normal_ms, batch_ms.
  */
@@ -59,6 +60,14 @@ COUNTER_U64(preempted, "tasks that made room for one with an earlier deadline");
 #define NOT_ADMITTED (1ULL << 63)
 /* Without a slice, a hint asks for this part of its deadline. */
 #define DEFAULT_PART 10
+/* Longer deadlines are promised nothing, nobody waits longer for a budget; ns. */
+#define MAX_PERIOD (5000ULL * 1000 * 1000)
+/* Who is so late though it is not admitted comes first, but no more often than that; ns. */
+#define TOO_LATE     (3000ULL * 1000 * 1000)
+#define RESCUE_EVERY (100ULL * 1000 * 1000)
+
+/* When each CPU looks for such tasks next. */
+static u64 next_rescue[NR_CPUS];
 
 /* What edf knows of a task; written with the task's own locks held. */
 struct edf_task {
@@ -126,6 +135,8 @@ static __always_inline void ask(struct task_struct *p, struct edf_task *t)
 	u64 period = hint ? hint->deadline_ns : 0, runtime = 0, util;
 	bool is_new;
 
+	if (period > MAX_PERIOD)
+		period = 0;
 	if (period)
 		runtime = hint->slice_ns ?: period / DEFAULT_PART;
 	if (runtime > period)
@@ -204,6 +215,8 @@ static __always_inline void next_budget(struct task_struct *p, struct edf_task *
 	}
 	periods = owed / (t->runtime ?: 1);
 	t->starts = t->deadline + periods * t->period;
+	if (time_after(t->starts, now + MAX_PERIOD))
+		t->starts = now + MAX_PERIOD;
 	t->deadline = t->starts + t->period;
 	t->budget = t->runtime - (owed - periods * t->runtime);
 	COUNT(depleted);
@@ -334,6 +347,21 @@ static __always_inline bool goes_on(struct edf_task *t, s32 cpu, u64 now)
 	return t->util || !policy_first_vtime(REST, cpu, &first) || time_before(t->deadline, first);
 }
 
+/*
+ * Admitted tasks may be tied to one CPU and want all of it. Who waits there for what is left gets
+ * some of it all the same. Return: whether there was one.
+ */
+static __always_inline bool rescue(s32 cpu, u64 now)
+{
+	u64 *next = &next_rescue[(u32)cpu & (NR_CPUS - 1)], first;
+
+	if (time_before(now, *next))
+		return false;
+	*next = now + RESCUE_EVERY;
+	return policy_first_vtime(REST, cpu, &first) && time_after(now, first + TOO_LATE) &&
+	       policy_pick(REST);
+}
+
 POLICY_DISPATCH(edf_dispatch, cpu, prev)
 {
 	bool runs = prev && prev->scx.flags & SCX_TASK_QUEUED;
@@ -341,6 +369,8 @@ POLICY_DISPATCH(edf_dispatch, cpu, prev)
 	u64 now = bpf_ktime_get_ns();
 
 	replenish(now);
+	if (rescue(cpu, now))
+		return;
 	if (t) {
 		charge(prev, t, now);
 		if (goes_on(t, cpu, now)) {

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use crate::support::*;
 
 mod cosched;
-mod flatcg;
+mod edf;
 mod interactive;
 mod llc;
 mod nest;

@@ -74,6 +74,51 @@ fn swaps_back_and_forth_under_load() {
     assert!(end.success(), "{errors}");
 }
 
+/// Names of all built-in policies.
+fn policies() -> Vec<String> {
+    let output = scx_run(&["list", "--json"]);
+    let list: Vec<serde_json::Value> = serde_json::from_slice(&output.stdout).unwrap();
+    list.iter().map(|policy| policy["name"].as_str().unwrap().to_owned()).collect()
+}
+
+#[test]
+#[ignore = "needs sched_ext: scripts/test runs it in a VM"]
+fn a_walk_through_all_policies_under_load_loses_nobody() {
+    let policies = policies();
+    // Once to each, or as often as the soak asks for.
+    let swaps = std::env::var("SCX_TEST_SWAPS").map_or(policies.len(), |number| number.parse().unwrap());
+    let running = Running::start(&["--policy", "fifo", "--stats", "0", "--no-latency"]);
+    let args =
+        ["--cpu", "2", "--switch", "1", "--fork", "1", "--affinity", "1", "--aggressive", "--timeout", "1h"];
+    let mut stress = Background::start("stress-ng", &args);
+    let load = witnesses();
+    load.assert_all_progress();
+    let before = KernelState::read();
+    let watcher = Watcher::start();
+
+    let mut carried = 0u64;
+    let mut at = 0;
+    for n in 0..swaps {
+        // The step is another one each time round.
+        at = (at + 1 + (n / policies.len()) % (policies.len() - 1)) % policies.len();
+        let report = swap(&request(&policies[at])).unwrap_or_else(|error| panic!("swap {n}: {error}"));
+        assert_eq!(
+            (&report.to, report.lost, report.outside_ns),
+            (&policies[at], 0, 0),
+            "swap {n}: {report:?}"
+        );
+        carried += u64::from(report.carried);
+        load.assert_all_progress();
+    }
+
+    let (readings, bad) = watcher.finish();
+    println!("{swaps} swaps, {carried} tasks carried over, {readings} readings");
+    assert_eq!((bad, KernelState::read().enable_seq), (0, before.enable_seq), "time outside sched_ext");
+    assert!(stress.running(), "the load lived through it");
+    let (end, _, errors) = running.stop();
+    assert!(end.success(), "{errors}");
+}
+
 #[test]
 #[ignore = "needs sched_ext: scripts/test runs it in a VM"]
 fn a_held_policy_comes_back_without_loading() {

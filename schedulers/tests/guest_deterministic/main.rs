@@ -6,6 +6,7 @@
 mod support;
 
 mod edf;
+mod flatcg;
 
 use std::io::{Read as _, Write as _};
 use std::sync::atomic::{AtomicBool, Ordering};
