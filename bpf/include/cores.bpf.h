@@ -16,7 +16,6 @@ PARAM_U64(core_cpus, 0, 0, 8, "CPUs",
 #define MAX_CORE_CPUS 8
 
 /* Set by the framework. Cores are numbered from 0 without gaps. */
-const volatile u32 policy_nr_cores = 1;
 const volatile u16 policy_cpu_core[NR_CPUS];
 /* The next CPU of the same core, round in a ring; the CPU itself if it has the core alone. */
 const volatile u16 policy_cpu_next[NR_CPUS];

@@ -108,6 +108,12 @@ static __always_inline u64 policy_weight(struct task_struct *p)
 	return policy_scale_weight(p, p->scx.weight);
 }
 
+/* What outlives the policies of what is known of @p; NULL if there is no memory for it. */
+static __always_inline struct policy_task *policy_history(struct task_struct *p)
+{
+	return bpf_task_storage_get(&policy_tasks, p, NULL, BPF_LOCAL_STORAGE_GET_F_CREATE);
+}
+
 /**
  * policy_charge_in - take the run time of @p since it was charged last
  * @queue: the queue that it competes in
@@ -127,7 +133,7 @@ static __always_inline bool policy_charge_in(struct task_struct *p, u32 queue, u
 
 	*ran = 0;
 	*moved = false;
-	t = bpf_task_storage_get(&policy_tasks, p, NULL, BPF_LOCAL_STORAGE_GET_F_CREATE);
+	t = policy_history(p);
 	/* No memory for it: the task is not charged this once, nothing breaks. */
 	if (!t)
 		return true;
@@ -161,7 +167,7 @@ static __always_inline u64 policy_note_wakeup(struct task_struct *p)
 	u64 sum = p->se.sum_exec_runtime, burst;
 	struct policy_task *t;
 
-	t = bpf_task_storage_get(&policy_tasks, p, NULL, BPF_LOCAL_STORAGE_GET_F_CREATE);
+	t = policy_history(p);
 	if (!t)
 		return 0;
 	burst = sum - t->woke_at_ns;
@@ -183,7 +189,7 @@ static __always_inline u64 policy_turn(struct task_struct *p, u64 slice_ns, bool
 	u64 sum = p->se.sum_exec_runtime;
 	struct policy_task *t;
 
-	t = bpf_task_storage_get(&policy_tasks, p, NULL, BPF_LOCAL_STORAGE_GET_F_CREATE);
+	t = policy_history(p);
 	/* No memory for it: a new turn each time, nothing breaks. */
 	if (!t)
 		return slice_ns;

@@ -70,7 +70,26 @@ static __always_inline u64 vtime_in(struct task_struct *p, u32 queue, s32 cpu, u
 }
 
 /**
- * vtime_of - the same for a policy with one queue, whose progress outlives it
+ * vtime_goes_on - let @prev, which is in no queue, go on if it has had less than who waits
+ * @vtime: that of @prev, which it gets
+ * @slice_ns: for how long
+ *
+ * For POLICY_DISPATCH only. Return: whether it goes on.
+ */
+static __always_inline bool vtime_goes_on(struct task_struct *prev, u32 queue, s32 cpu, u64 vtime,
+					  u64 slice_ns)
+{
+	u64 next;
+
+	scx_bpf_task_set_dsq_vtime(prev, vtime);
+	if (!policy_first_vtime(queue, cpu, &next) || !time_before(vtime, next))
+		return false;
+	scx_bpf_task_set_slice(prev, slice_ns);
+	return true;
+}
+
+/**
+ * vtime_of - the same as vtime_in() for a policy with one queue, whose progress outlives it
  */
 static __always_inline u64 vtime_of(struct task_struct *p, u32 queue, u64 slice_ns, bool woke)
 {

@@ -16,7 +16,6 @@ const MAX_CORE_CPUS: usize = 8;
 const OF_CPU: &str = "policy_cpu_core";
 const NEXT: &str = "policy_cpu_next";
 const RANK: &str = "policy_cpu_rank";
-const COUNT: &str = "policy_nr_cores";
 /// The parameter that makes cores of so many CPUs.
 const PARAM: &str = "core_cpus";
 
@@ -93,8 +92,7 @@ pub(crate) fn tell(object: &mut OpenObject, globals: &Globals, params: &[ParamVa
     let (next, rank) = cores.rings()?;
     globals.set_bytes(object, OF_CPU, &bytes(&cores.of_cpu))?;
     globals.set_bytes(object, NEXT, &bytes(&next))?;
-    globals.set_bytes(object, RANK, &rank)?;
-    globals.set(object, COUNT, cores.members().len() as u64)
+    globals.set_bytes(object, RANK, &rank)
 }
 
 fn bytes(numbers: &[u16]) -> Vec<u8> {

@@ -150,7 +150,7 @@ pub(crate) fn tell(object: &mut OpenObject, globals: &Globals, params: &[ParamVa
     globals.set(object, COUNT, llcs.count() as u64)
 }
 
-/// libbpf keeps only what a policy reads: one that has queues for LLCs need not care how far they are.
+/// An object of an older SDK may not want to know.
 fn tell_distances(object: &mut OpenObject, globals: &Globals, llcs: &Llcs, nodes: &Nodes) -> Result<()> {
     if globals.get(NODE).is_some() {
         let of_llc: Vec<_> = llcs.nodes(nodes).into_iter().map(|node| node as u8).collect();

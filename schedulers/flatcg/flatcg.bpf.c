@@ -307,16 +307,9 @@ POLICY_ENQUEUE(flatcg_enqueue, p, enq_flags)
 
 POLICY_DISPATCH(flatcg_dispatch, cpu, prev)
 {
-	u64 vtime, next;
-
-	if (prev && prev->scx.flags & SCX_TASK_QUEUED) {
-		vtime = vtime_of_task(prev, false);
-		scx_bpf_task_set_dsq_vtime(prev, vtime);
-		if (policy_first_vtime(QUEUE, cpu, &next) && time_before(vtime, next)) {
-			scx_bpf_task_set_slice(prev, slice_us * 1000);
-			return;
-		}
-	}
+	if (prev && prev->scx.flags & SCX_TASK_QUEUED &&
+	    vtime_goes_on(prev, QUEUE, cpu, vtime_of_task(prev, false), slice_us * 1000))
+		return;
 	policy_pick(QUEUE);
 }
 

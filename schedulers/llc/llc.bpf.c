@@ -100,25 +100,18 @@ POLICY_ENQUEUE(llc_enqueue, p, enq_flags)
 		scx_bpf_kick_cpu(cpu, SCX_KICK_IDLE);
 }
 
-/* Whether @prev, which is in no queue, has had least still. */
-static __always_inline bool goes_on(struct task_struct *prev, s32 cpu, u32 llc)
-{
-	u64 next, vtime = vtime_in(prev, llc, cpu, policy_llc_now(llc), slice_us * 1000, false);
-
-	scx_bpf_task_set_dsq_vtime(prev, vtime);
-	return policy_first_vtime(llc, cpu, &next) && time_before(vtime, next);
-}
-
 POLICY_DISPATCH(llc_dispatch, cpu, prev)
 {
 	bool runs = prev && prev->scx.flags & SCX_TASK_QUEUED;
 	u32 own = policy_llc_of(cpu), other, i;
+	u64 vtime;
 
 	if (policy_pick_abandoned(own, slice_us * 1000))
 		return;
-	if (runs && goes_on(prev, cpu, own)) {
-		scx_bpf_task_set_slice(prev, slice_us * 1000);
-		return;
+	if (runs) {
+		vtime = vtime_in(prev, own, cpu, policy_llc_now(own), slice_us * 1000, false);
+		if (vtime_goes_on(prev, own, cpu, vtime, slice_us * 1000))
+			return;
 	}
 	/* Who would be stolen while @prev can run would only change places with it. */
 	if (policy_pick(own) || runs)

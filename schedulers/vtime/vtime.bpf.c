@@ -46,16 +46,13 @@ POLICY_ENQUEUE(vtime_enqueue, p, enq_flags)
 
 POLICY_DISPATCH(vtime_dispatch, cpu, prev)
 {
-	u64 vtime, next;
+	u64 vtime;
 
 	if (prev && (prev->scx.flags & SCX_TASK_QUEUED)) {
 		vtime = vtime_of(prev, QUEUE, slice_us * 1000, false);
-		scx_bpf_task_set_dsq_vtime(prev, vtime);
 		/* A task that has slice left goes on to run. */
-		if (policy_first_vtime(QUEUE, cpu, &next) && time_before(vtime, next)) {
-			scx_bpf_task_set_slice(prev, slice_us * 1000);
+		if (vtime_goes_on(prev, QUEUE, cpu, vtime, slice_us * 1000))
 			return;
-		}
 	}
 	policy_pick(QUEUE);
 }

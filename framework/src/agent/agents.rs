@@ -96,15 +96,9 @@ pub(crate) struct Agents {
 }
 
 impl Agents {
-    /// Starts the agents. They decide nothing before they are [made present](Self::set_present).
+    /// Starts the agents on memory on which others may be at work: they touch nothing before [`begin`](Self::begin),
+    /// and decide nothing before they are [made present](Self::set_present).
     pub fn start(object: &Object, factory: Factory, name: &str, params: &[ParamValue]) -> Result<Self> {
-        let agents = Self::beside(object, factory, name, params)?;
-        agents.begin(None)?;
-        Ok(agents)
-    }
-
-    /// Like `start`, on memory on which others may be at work: touches nothing before [`begin`](Self::begin).
-    pub fn beside(object: &Object, factory: Factory, name: &str, params: &[ParamValue]) -> Result<Self> {
         // It does no harm if other agents have it attached, too.
         let stages = param(params, STAGES).unwrap_or(0) != 0;
         let waking = if stages { Some(attach(object, WAKING)?) } else { None };

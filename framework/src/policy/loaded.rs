@@ -75,31 +75,33 @@ impl LoadedPolicy {
     /// That does nothing before the policy is in force.
     pub(crate) fn start_half(&mut self) -> Result<()> {
         self.end_half();
-        if let Some(program) = self.program(SWITCH) {
-            self.switch = Some(program.attach().with_context(|| format!("attaching {SWITCH}"))?);
-        }
-        let PolicyInForce { name, params, .. } = &self.in_force;
-        if let Some(Half::Agent(factory)) = self.half {
-            let agent = Agents::start(&self.object, factory, name, params)
-                .with_context(|| format!("starting the agent of {name}"))?;
-            self.agent = Some(agent);
+        let attach =
+            |program: ProgramMut<'_>| program.attach().with_context(|| format!("attaching {SWITCH}"));
+        self.switch = self.program(SWITCH).map(attach).transpose()?;
+        self.start_agent()?;
+        if let Some(agent) = &self.agent {
+            agent.begin(None).with_context(|| format!("starting the agent of {}", self.in_force.name))?;
         }
         self.start_slow_path()
     }
 
     /// Like `start_half`, beside a process that may still be at work. `switch` is the link that it has made: with two
-    /// of them everything would count twice. See [`Agents::beside`].
+    /// of them everything would count twice. The agent touches nothing before it is told to [begin](Agents::begin).
     pub(crate) fn start_half_beside(&mut self, switch: impl FnOnce() -> Result<Link>) -> Result<()> {
         if self.program(SWITCH).is_some() {
             self.switch = Some(switch()?);
         }
-        let PolicyInForce { name, params, .. } = &self.in_force;
-        if let Some(Half::Agent(factory)) = self.half {
-            let agent = Agents::beside(&self.object, factory, name, params)
-                .with_context(|| format!("starting the agent of {name}"))?;
-            self.agent = Some(agent);
-        }
+        self.start_agent()?;
         self.start_slow_path()
+    }
+
+    fn start_agent(&mut self) -> Result<()> {
+        let Some(Half::Agent(factory)) = self.half else { return Ok(()) };
+        let PolicyInForce { name, params, .. } = &self.in_force;
+        let agent = Agents::start(&self.object, factory, name, params)
+            .with_context(|| format!("starting the agent of {name}"))?;
+        self.agent = Some(agent);
+        Ok(())
     }
 
     /// The link that keeps the tracepoint program attached, if there is one.

@@ -58,9 +58,8 @@ fn watch(lines: &[String]) -> Seen {
     let mut runs: BTreeMap<usize, &str> = BTreeMap::new();
     let mut last = None;
     for line in lines.iter().filter(|line| line.contains("sched_switch:")) {
-        let cpu = line.split(['[', ']']).nth(1).and_then(|cpu| cpu.parse::<usize>().ok()).expect("a CPU");
-        let time = line.split_whitespace().find_map(|word| word.strip_suffix(':')?.parse::<f64>().ok());
-        let time = (time.expect("a time") * 1e6).round() as u64;
+        let (cpu, time) = place(line).expect("a CPU and a time");
+        let time = (time * 1e6).round() as u64;
         let cores = cores(&runs);
         let passed = time - last.replace(time).unwrap_or(time);
         seen.used += passed * cores.len() as u64;

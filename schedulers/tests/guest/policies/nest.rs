@@ -7,9 +7,8 @@ use super::*;
 fn time_by_cpu(lines: &[String], prefix: &str) -> [u64; 4] {
     let (mut times, mut since) = ([0; 4], [None; 4]);
     for line in lines.iter().filter(|line| line.contains("sched_switch:")) {
-        let cpu = line.split(['[', ']']).nth(1).and_then(|cpu| cpu.parse::<usize>().ok()).expect("a CPU");
-        let time = line.split_whitespace().find_map(|word| word.strip_suffix(':')?.parse::<f64>().ok());
-        let time = (time.expect("a time") * 1e6).round() as u64;
+        let (cpu, time) = place(line).expect("a CPU and a time");
+        let time = (time * 1e6).round() as u64;
         if let Some(since) = since[cpu].take() {
             times[cpu] += time - since;
         }
