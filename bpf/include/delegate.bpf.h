@@ -381,6 +381,8 @@ int BPF_PROG(policy_switch, bool preempt, struct task_struct *prev, struct task_
 	now = bpf_ktime_get_ns();
 	c->pid = next->pid;
 	c->since = now;
+	if (c->overtaking_since && scx_bpf_dsq_nr_queued(SCX_DSQ_LOCAL_ON | cpu) <= 0)
+		c->overtaking_since = 0;
 	note_running(c, next, now);
 	if (by_agent)
 		c->agent_here = 0;

@@ -162,7 +162,8 @@ struct delegate_cpu {
 	u64 stage_ns[DELEGATE_NR_STAGES];
 	/* tasks that an idle CPU took from where they waited for another CPU's agent */
 	u64 nr_stolen;
-	u64 unused2;
+	/* since when decisions may have overtaken what waits in this CPU's own queue, ns; 0: not */
+	u64 overtaking_since;
 	/* messages read, by the agent only: on a cache line of its own */
 	u64 tail;
 	u64 unused[7];

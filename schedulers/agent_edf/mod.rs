@@ -35,8 +35,8 @@ use framework::agent::{CpuId, Enclave, MAX_TASKS, Policy, Refused, Settings, Tas
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-/// Tasks of a CPU that are remembered: one that runs and those that it is about to preempt, or has.
-const DEPTH: usize = 3;
+/// Tasks that a CPU is given at one time: one that runs and those that it has overtaken.
+const DEPTH: usize = 8;
 /// Entries for which the heap has room: one for each task, and as many that are out of date.
 const ENTRIES: usize = 2 * MAX_TASKS;
 /// With less than this left of its share, ns, a task has used it up.
@@ -51,9 +51,12 @@ struct Job {
     share: u64,
     /// Run time in all at which its share is used up.
     spent_at: u64,
-    /// When it is, if the task runs all the time from when it was given a CPU.
+    /// When it is, if the task runs all the time from when it became the first of its CPU.
     #[serde(skip)]
     until: u64,
+    /// While it is not the first: what will be left of its share then, ns.
+    #[serde(skip)]
+    left: u64,
     #[serde(skip)]
     cpu: Option<CpuId>,
     /// Number of its entry in the heap: others of it are out of date.
@@ -65,7 +68,7 @@ struct AgentEdf {
     default_deadline: u64,
     slice: u64,
     jobs: Vec<Job>,
-    /// What each CPU has been given, the latest first.
+    /// What each CPU has been given, in the order in which it runs them.
     given: Vec<[Option<TaskId>; DEPTH]>,
     heap: BinaryHeap<Entry>,
     passed_over: Vec<Entry>,
@@ -123,22 +126,29 @@ impl AgentEdf {
         self.heap.push(Reverse((job.deadline, job.entry, id)));
     }
 
-    /// A task is not on its CPU any more.
-    fn leave(&mut self, id: TaskId) {
+    /// A task is not on its CPU any more. If it was the first there, the next begins to run: it has not while it waited.
+    fn leave(&mut self, enclave: &Enclave<'_>, id: TaskId) {
         let Some(CpuId(cpu)) = self.jobs[id.index()].cpu.take() else { return };
         let given = &mut self.given[cpu as usize];
-        if let Some(at) = given.iter().position(|one| *one == Some(id)) {
-            given[at] = None;
-            given[at..].rotate_left(1);
+        let Some(at) = given.iter().position(|one| *one == Some(id)) else { return };
+        given[at] = None;
+        given[at..].rotate_left(1);
+        if let (0, Some(next)) = (at, given[0]) {
+            let job = &mut self.jobs[next.index()];
+            job.until = enclave.now() + job.left;
         }
     }
 
-    /// Deadline of what a CPU runs; later than any if it is free.
+    /// The earliest deadline of what a CPU has been given; later than any if it is free, earlier if it has enough.
     fn due(&self, enclave: &Enclave<'_>, cpu: CpuId) -> u64 {
         if enclave.cpu(cpu).given == 0 {
             return u64::MAX;
         }
-        self.given[cpu.0 as usize][0].map_or(u64::MAX - 1, |id| self.jobs[id.index()].deadline)
+        let given = &self.given[cpu.0 as usize];
+        if given[DEPTH - 1].is_some() {
+            return 0;
+        }
+        given.iter().flatten().map(|id| self.jobs[id.index()].deadline).min().unwrap_or(u64::MAX - 1)
     }
 
     /// The CPU for a task: a free one, best an idle one, best the one it was on; else the one with the latest
@@ -160,6 +170,10 @@ impl AgentEdf {
         job.cpu = Some(cpu);
         job.until = enclave.now() + left;
         let given = &mut self.given[cpu.0 as usize];
+        if let Some(overtaken) = given[0] {
+            let job = &mut self.jobs[overtaken.index()];
+            job.left = job.until.saturating_sub(enclave.now()).max(GRAIN);
+        }
         given.rotate_right(1);
         given[0] = Some(id);
         true
@@ -171,13 +185,13 @@ fn is_valid(jobs: &[Job], enclave: &Enclave<'_>, Reverse((_, entry, id)): &Entry
 }
 
 impl Policy for AgentEdf {
-    fn task_new(&mut self, _enclave: &mut Enclave<'_>, id: TaskId) {
-        self.leave(id);
+    fn task_new(&mut self, enclave: &mut Enclave<'_>, id: TaskId) {
+        self.leave(enclave, id);
         self.jobs[id.index()] = Job::default();
     }
 
     fn wakeup(&mut self, enclave: &mut Enclave<'_>, id: TaskId) {
-        self.leave(id);
+        self.leave(enclave, id);
         let (queued_at, ran) = (enclave.task(id).queued_at(), enclave.task(id).runtime_ns());
         self.renew(enclave, id, queued_at, ran);
         self.push(enclave, id);
@@ -191,7 +205,7 @@ impl Policy for AgentEdf {
         }
         // It may have run less than the clock said, but has no more than one share ahead.
         job.spent_at = job.spent_at.min(ran + job.share);
-        self.leave(id);
+        self.leave(enclave, id);
         self.push(enclave, id);
     }
 
@@ -199,13 +213,13 @@ impl Policy for AgentEdf {
         self.wakeup(enclave, id);
     }
 
-    fn blocked(&mut self, _enclave: &mut Enclave<'_>, id: TaskId) {
-        self.leave(id);
+    fn blocked(&mut self, enclave: &mut Enclave<'_>, id: TaskId) {
+        self.leave(enclave, id);
     }
 
     fn refused(&mut self, enclave: &mut Enclave<'_>, transaction: &Transaction, _why: Refused) {
         if enclave.waits(transaction.task()) {
-            self.leave(transaction.task());
+            self.leave(enclave, transaction.task());
             self.push(enclave, transaction.task());
         }
     }

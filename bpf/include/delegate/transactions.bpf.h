@@ -111,18 +111,34 @@ static __always_inline u32 lost_claimed(void)
 }
 
 /*
- * How to put a task on its CPU. The agent is not preempted by its own decision: it would
- * wait for its turn behind that, and decide nothing meanwhile. The task is next there.
+ * Whether the task of a transaction may overtake what waits for its CPU: an agent that
+ * preempts all the time could keep that, kernel threads among it, from running for ever.
+ * Once somebody may have been overtaken for max_wait, they all take turns until nobody
+ * waits there. CPUs race here for when that began: they are not far apart.
  */
-static __always_inline u64 placing_flags(struct delegate_agent *agent, struct delegate_txn *txn)
+static __always_inline bool may_overtake(struct delegate_txn *txn)
+{
+	struct delegate_cpu *c = cpu_word(txn->chosen);
+	u64 now;
+
+	if (!c || scx_bpf_dsq_nr_queued(SCX_DSQ_LOCAL_ON | txn->chosen) <= 0)
+		return true;
+	now = bpf_ktime_get_ns();
+	if (!c->overtaking_since)
+		c->overtaking_since = now;
+	return now - c->overtaking_since < max_wait_us * 1000;
+}
+
+/*
+ * How a task overtakes what waits for its CPU. The agent is not preempted by its own
+ * decision: it would wait for its turn behind that, and decide nothing meanwhile. The task
+ * is next there.
+ */
+static __always_inline u64 overtaking_flags(struct delegate_agent *agent, struct delegate_txn *txn)
 {
 	struct delegate_cpu *c = cpu_word(txn->chosen);
 
-	if (!(txn->flags & DELEGATE_PREEMPT))
-		return 0;
-	if (c && c->pid == READ_ONCE(agent->tid))
-		return SCX_ENQ_HEAD;
-	return SCX_ENQ_PREEMPT;
+	return c && c->pid == READ_ONCE(agent->tid) ? SCX_ENQ_HEAD : SCX_ENQ_PREEMPT;
 }
 
 /*
@@ -149,7 +165,9 @@ static __always_inline void take_turns(struct delegate_agent *agent, s32 cpu)
 static __always_inline u32 move_claimed(struct delegate_agent *agent, u32 nr,
 					struct delegate_txn *txn)
 {
-	u64 enq_flags = placing_flags(agent, txn);
+	bool preempts = txn->flags & DELEGATE_PREEMPT;
+	bool overtakes = preempts && may_overtake(txn);
+	u64 enq_flags = overtakes ? overtaking_flags(agent, txn) : 0;
 	struct bpf_iter_scx_dsq it;
 	struct delegate_task *t;
 	struct task_struct *p;
@@ -171,7 +189,7 @@ static __always_inline u32 move_claimed(struct delegate_agent *agent, u32 nr,
 	bpf_iter_scx_dsq_destroy(&it);
 	bpf_task_release(p);
 	if (moved) {
-		if (txn->flags & DELEGATE_TAKE_TURNS)
+		if (txn->flags & DELEGATE_TAKE_TURNS || (preempts && !overtakes))
 			take_turns(agent, txn->chosen);
 		return DELEGATE_COMMITTED;
 	}

@@ -253,12 +253,17 @@ struct Unruly(Engine);
 
 impl Unruly {
     fn start(params: &[&str]) -> Self {
+        Self::start_with(params, Duration::ZERO)
+    }
+
+    /// `timeout`: the kernel's patience with tasks that wait, 0 for the usual.
+    fn start_with(params: &[&str], timeout: Duration) -> Self {
         framework::capture_libbpf_log();
         let config = Config {
             catalogue: unruly::CATALOGUE,
             direct: false,
             partial: false,
-            timeout_ms: 0,
+            timeout_ms: timeout.as_millis() as u32,
             extra_ops: Default::default(),
             measure: false,
             per: None,
@@ -325,6 +330,23 @@ fn tasks_that_an_agent_forgets_run_all_the_same() {
     eventually("all are accounted for", || unruly.status().is_balanced());
     let status = unruly.end();
     assert!(status.overdue > 0, "{status:?}");
+}
+
+#[test]
+#[ignore = "needs sched_ext: scripts/test runs it in a VM"]
+fn who_is_overtaken_all_the_time_gets_a_turn() {
+    // The kernel ends a scheduler under which somebody waits for longer.
+    let params = ["preempt=1", "max_wait_us=300000", "per_cpu=1", PATIENT];
+    let unruly = Unruly::start_with(&params, Duration::from_secs(10));
+    let cpus = thread::available_parallelism().unwrap().get();
+    let hogs: Vec<_> = (0..cpus)
+        .map(|cpu| Background::start("taskset", &["-c", &cpu.to_string(), "stress-ng", "--cpu", "3"]))
+        .collect();
+    thread::sleep(Duration::from_secs(20));
+    drop(hogs);
+    eventually("all are accounted for", || unruly.status().is_balanced());
+    let status = unruly.end();
+    assert!(status.committed > 1000, "{status:?}");
 }
 
 #[test]

@@ -20,6 +20,7 @@ struct Unruly {
     burn: Duration,
     wrong: bool,
     forget: bool,
+    preempt: bool,
     queue: VecDeque<TaskId>,
     dead: Option<(TaskId, u64)>,
 }
@@ -29,6 +30,7 @@ fn new(settings: &Settings) -> Box<dyn Policy> {
         burn: Duration::from_millis(settings.param("burn_ms")),
         wrong: settings.param("wrong") != 0,
         forget: settings.param("forget") != 0,
+        preempt: settings.param("preempt") != 0,
         queue: VecDeque::new(),
         dead: None,
     })
@@ -81,7 +83,12 @@ impl Policy for Unruly {
             } else {
                 Transaction::run_on_any(task, enclave.cpus())
             };
-            let right = right.slice(1_000_000);
+            let mut right = right.slice(1_000_000);
+            if self.preempt {
+                // Long before its slice is over, so that nobody else ever gets there.
+                right = right.slice(100_000_000).preempt();
+                enclave.wake_at(Some(enclave.now() + 1_000_000));
+            }
             if self.wrong {
                 self.do_wrong(enclave, task, cpu);
                 // A CPU that there is not, one that it may not use, and a right one with it in a group: of these

@@ -18,6 +18,8 @@ const PER_CPU: &[&str] = &[
     "0",
 ];
 
+const EDF: &[&str] = &["--policy", "agent_edf", "--param", "per_cpu=1", "--param", PATIENT, "--stats", "0"];
+
 fn cpus() -> usize {
     thread::available_parallelism().unwrap().get()
 }
@@ -212,19 +214,31 @@ fn swaps_from_one_model_to_the_other_lose_nobody() {
 #[test]
 #[ignore = "needs sched_ext: scripts/test runs it in a VM"]
 fn any_agent_s_policy_can_have_one_for_each_cpu() {
-    let running = Running::start(&[
-        "--policy",
-        "agent_edf",
-        "--param",
-        "per_cpu=1",
-        "--param",
-        PATIENT,
-        "--stats",
-        "0",
-    ]);
+    let running = Running::start(EDF);
     to_the_end("stress-ng", &["--switch", "2", "--cpu", "2", "--timeout", "3s"]);
     assert_each_decides();
     assert_accounted_for();
     println!("{:?}", agent());
+    assert!(running.stop().0.success());
+}
+
+#[test]
+#[ignore = "needs sched_ext: scripts/test runs it in a VM"]
+fn an_earlier_deadline_starves_nobody_who_was_given_a_cpu_before() {
+    let running = Running::start(&[EDF, &["--no-latency"]].concat());
+    // Each wakeup overtakes somebody, and the hogs never leave the CPUs alone.
+    let mut load = hogs_everywhere();
+    for n in 0..6 * cpus() {
+        load.add("sleep", None, move || {
+            thread::sleep(Duration::from_millis(1 + n as u64 % 7));
+            (0..100).for_each(|_| spin());
+        });
+    }
+    for _ in 0..10 {
+        load.assert_all_progress();
+        thread::sleep(Duration::from_secs(1));
+    }
+    drop(load);
+    assert_accounted_for();
     assert!(running.stop().0.success());
 }
