@@ -65,8 +65,16 @@ struct scx_task_group___sdk {
 	u32 weight;
 } __attribute__((preserve_access_index));
 
+/* cpu.max, ns */
+struct cfs_bandwidth___sdk {
+	s64 period;
+	u64 quota;
+	u64 burst;
+} __attribute__((preserve_access_index));
+
 struct task_group___sdk {
 	struct cgroup_subsys_state css;
+	struct cfs_bandwidth___sdk cfs_bandwidth;
 	struct scx_task_group___sdk scx;
 	/* its name before v6.18 */
 	u32 scx_weight;

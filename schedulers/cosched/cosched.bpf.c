@@ -22,10 +22,8 @@
  * other can have begun before. So there is not a nanosecond of two groups, not even in a
  * trace. A CPU that has a task of one group changes to another group by that way only.
  *
- * Without SCX_OPS_ENQ_LAST, which is all or nothing in the root, the kernel lets the task
- * that runs go on if dispatch finds nothing else. So when a turn ends, something has to
- * take its place: a timer on the CPU queues a work item that does nothing, and the kernel
- * thread that comes for it puts the task off the CPU.
+ * When a turn ends and no kernel thread waits, evict.bpf.h calls one, which takes the task's
+ * place.
  *
  * What it does not see: tasks that are not sched_ext's (real-time), and a task with migration
  * disabled, which the kernel puts on its CPU without asking. Such a one is put off again
@@ -260,7 +258,7 @@ static __always_inline void go_on(s32 cpu, struct task_struct *prev)
 		if (!take(cpu, TRUSTED)) {
 			WRITE_ONCE(*looking_of(cpu), 0);
 			COUNT(evicted);
-			put_off(cpu, prev);
+			policy_put_off(cpu, prev);
 		}
 		end_turns(cpu, SCX_KICK_PREEMPT);
 	} else if (scx_bpf_dsq_nr_queued(POLICY_DSQ(QUEUE)) > 0) {
@@ -358,7 +356,7 @@ POLICY_DISPATCH(cosched_dispatch, cpu, prev)
 POLICY_INIT()
 {
 	forget_claims();
-	return init_evictors() ?: policy_create_dsq(QUEUE, -1);
+	return policy_init_evictors() ?: policy_create_dsq(QUEUE, -1);
 }
 
 POLICY_DEFINE(cosched, "tasks of different cgroups never run on SMT siblings at the same time",

@@ -9,6 +9,9 @@
  * gets its share however many tasks it has. A task is active from when it becomes runnable
  * until it blocks, a cgroup while anything in it is.
  *
+ * cpu.max of a cgroup, and of those above it, is honoured: bandwidth.bpf.h. Who may not run is
+ * not active.
+ *
  * Source. Flattening is scx_flatcg's, which keeps a queue per cgroup and a tree of these, and
  * serves one cgroup for a while; here it is one queue of tasks. Proportional shares by virtual
  * time are those of vtime.
@@ -23,16 +26,19 @@
  * Worst case. A share is exact while the same tasks are active; who wakes and sleeps all the time
  * is charged by what is active at the moment when it is queued. A part of less than a millionth
  * of the machine counts as a millionth; cgroups below MAX_LEVELS count as that of their level
- * MAX_LEVELS. cpu.max is not looked at.
+ * MAX_LEVELS. A cgroup with a limit may run more than its quota in a period, by up to a slice on
+ * each CPU, and less in the next.
  *
  * Parameters: slice_us.
  */
-#include "policy.bpf.h"
+#define POLICY_QUEUE_OF(cpu) QUEUE
+
+enum { QUEUE, PARKED };
+
+#include "bandwidth.bpf.h"
 #include "vtime.bpf.h"
 
 PARAM_U64(slice_us, 5000, 100, 1000000, "us", "time a task may run before the next is picked");
-
-enum { QUEUE };
 
 #define MAX_LEVELS 8
 /* The whole machine. */
@@ -69,9 +75,9 @@ struct {
 	__type(value, struct group);
 } groups SEC(".maps");
 
-/* What a task has added to the sum of a cgroup; written with the task's own locks held. */
+/* What a task has added to the sum of a cgroup. */
 struct member {
-	/* 0: it is not active */
+	/* 0: it is not active; whoever changes it adds the difference to the sum */
 	u64 given;
 	u64 cgroup;
 };
@@ -204,13 +210,13 @@ static __always_inline u64 share_of(struct cgroup *cgrp, struct group *g)
 static __always_inline void deactivate(struct cgroup *cgrp, struct member *m)
 {
 	struct group *g = group_of(cgrp);
+	u64 had = __sync_lock_test_and_set(&m->given, 0);
 
-	if (g) {
-		__sync_fetch_and_sub(&g->sum, m->given);
-		if (__sync_fetch_and_sub(&g->nr, 1) == 1)
-			walk_up(cgrp, false);
-	}
-	m->given = 0;
+	if (!g || !had)
+		return;
+	__sync_fetch_and_sub(&g->sum, had);
+	if (__sync_fetch_and_sub(&g->nr, 1) == 1)
+		walk_up(cgrp, false);
 }
 
 /* The same if the task is in another cgroup now. */
@@ -229,12 +235,12 @@ static __always_inline void leave(struct member *m)
 static __always_inline void activate(struct cgroup *cgrp, struct group *g, struct member *m,
 				     u64 weight)
 {
-	u64 had = m->given;
+	u64 had;
 
-	if (had == weight)
+	if (READ_ONCE(m->given) == weight)
 		return;
-	m->given = weight;
 	m->cgroup = cgrp->kn->id;
+	had = __sync_lock_test_and_set(&m->given, weight);
 	__sync_fetch_and_add(&g->sum, weight - had);
 	if (!had && __sync_fetch_and_add(&g->nr, 1) == 0)
 		walk_up(cgrp, false);
@@ -288,33 +294,91 @@ static __always_inline u64 vtime_of_task(struct task_struct *p, bool woke)
  */
 s32 BPF_STRUCT_OPS(flatcg_select_cpu, struct task_struct *p, s32 prev_cpu, u64 wake_flags)
 {
+	s64 left = bandwidth_left(p);
 	bool is_idle = false;
-	s32 cpu = policy_find_idle(p, prev_cpu, wake_flags, &is_idle);
+	s32 cpu;
 
+	if (left <= 0)
+		return prev_cpu;
+	cpu = policy_find_idle(p, prev_cpu, wake_flags, &is_idle);
 	if (is_idle) {
 		join(p);
-		scx_bpf_dsq_insert(p, SCX_DSQ_LOCAL, slice_us * 1000, 0);
+		scx_bpf_dsq_insert(p, SCX_DSQ_LOCAL, bandwidth_slice(left, slice_us * 1000), 0);
 	}
 	return cpu;
 }
 
+/* @p is not active any more. */
+static __noinline void retire(struct task_struct *p)
+{
+	struct member *m = bpf_task_storage_get(&members, p, NULL, 0);
+	struct cgroup *cgrp;
+
+	if (!m || !m->given)
+		return;
+	cgrp = cgroup_of(p);
+	if (cgrp && cgrp->kn->id == m->cgroup)
+		deactivate(cgrp, m);
+	else
+		leave(m);
+	if (cgrp)
+		bpf_cgroup_release(cgrp);
+}
+
 POLICY_ENQUEUE(flatcg_enqueue, p, enq_flags)
 {
+	s64 left = bandwidth_left(p);
 	u64 vtime = vtime_of_task(p, enq_flags & SCX_ENQ_WAKEUP);
 
-	policy_queue_vtime(p, QUEUE, slice_us * 1000, vtime, enq_flags);
+	if (likely(left > 0)) {
+		policy_queue_vtime(p, QUEUE, bandwidth_slice(left, slice_us * 1000), vtime,
+				   enq_flags);
+		return;
+	}
+	scx_bpf_task_set_dsq_vtime(p, vtime);
+	bandwidth_park(p, enq_flags);
+}
+
+static __always_inline void bandwidth_parks(struct task_struct *p)
+{
+	retire(p);
+}
+
+/*
+ * It competes anew: nobody owes it what it could not have. Nothing keeps it from being taken
+ * away here, run and put to sleep before it is made active; then it is not queued any more.
+ */
+static __always_inline void bandwidth_unpark(struct bpf_iter_scx_dsq *it, struct task_struct *p)
+{
+	u64 vtime = p->scx.dsq_vtime, first;
+
+	join(p);
+	if (!policy_first_vtime(QUEUE, scx_bpf_task_cpu(p), &first))
+		first = vtime_now;
+	scx_bpf_dsq_move_set_vtime(it, time_before(vtime, first) ? first : vtime);
+	if (!scx_bpf_dsq_move_vtime(it, p, POLICY_DSQ(QUEUE), 0) &&
+	    !(p->scx.flags & SCX_TASK_QUEUED))
+		retire(p);
 }
 
 POLICY_DISPATCH(flatcg_dispatch, cpu, prev)
 {
-	if (prev && prev->scx.flags & SCX_TASK_QUEUED &&
-	    vtime_goes_on(prev, QUEUE, cpu, vtime_of_task(prev, false), slice_us * 1000))
+	s64 left;
+
+	if (!prev || !(prev->scx.flags & SCX_TASK_QUEUED)) {
+		bandwidth_pick(QUEUE, cpu);
 		return;
-	policy_pick(QUEUE);
+	}
+	left = bandwidth_left(prev);
+	if (left > 0 && vtime_goes_on(prev, QUEUE, cpu, vtime_of_task(prev, false),
+				      bandwidth_slice(left, slice_us * 1000)))
+		return;
+	if (!bandwidth_pick(QUEUE, cpu) && left <= 0)
+		policy_put_off(cpu, prev);
 }
 
 /**
- * policy_switch - who blocks is not active any more
+ * policy_switch - who blocks is billed, and not active any more
  *
  * Under the run queue's lock. It is seen while another policy is in force for a while, too, so
  * the sums stay right.
@@ -323,29 +387,18 @@ SEC("tp_btf/sched_switch")
 int BPF_PROG(policy_switch, bool preempt, struct task_struct *prev, struct task_struct *next,
 	     unsigned int prev_state)
 {
-	struct cgroup *cgrp;
-	struct member *m;
-
-	if (preempt || !prev_state)
-		return 0;
-	m = bpf_task_storage_get(&members, prev, NULL, 0);
-	if (!m || !m->given)
-		return 0;
-	cgrp = cgroup_of(prev);
-	if (cgrp && cgrp->kn->id == m->cgroup)
-		deactivate(cgrp, m);
-	else
-		leave(m);
-	if (cgrp)
-		bpf_cgroup_release(cgrp);
+	if (!preempt && prev_state) {
+		bandwidth_left(prev);
+		retire(prev);
+	}
 	return 0;
 }
 
 POLICY_INIT()
 {
-	return policy_create_dsq(QUEUE, -1);
+	return bandwidth_init() ?: policy_create_dsq(QUEUE, -1) ?: policy_create_dsq(PARKED, -1);
 }
 
-POLICY_DEFINE(flatcg, "the weights of nested cgroups, flattened into one level",
+POLICY_DEFINE(flatcg, "the weights of nested cgroups, flattened into one level, and cpu.max",
 	      .select_cpu = (void *)flatcg_select_cpu, .enqueue = (void *)flatcg_enqueue,
 	      .dispatch = (void *)flatcg_dispatch)

@@ -13,6 +13,7 @@ use crate::support::*;
 
 mod cosched;
 mod edf;
+mod flatcg;
 mod interactive;
 mod llc;
 mod nest;

@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! flatcg: each cgroup gets its part of what the one above it gets.
+//! flatcg: each cgroup gets its part of what the one above it gets, and no more than its cpu.max.
 
 use std::fs;
+use std::time::Instant;
 
 use super::*;
+use crate::support::cgroups::{hogs_in, limit, usage_of, write};
 
 /// A leaf of the tree: its path, the weights from the top down to it, and its part of the machine.
 struct Leaf {
@@ -21,10 +23,6 @@ const TREE: [Leaf; 4] = [
     Leaf { path: "tree/b/b2", weights: &[10_000, 100, 100], part: 0.25 / 2.0, hogs: 4 },
 ];
 
-fn write(path: String, text: &str) {
-    fs::write(&path, text).unwrap_or_else(|error| panic!("{path}: {error}"));
-}
-
 /// Makes the cgroups down to the leaf and gives them their weights.
 fn grow(leaf: &Leaf) {
     let mut dir = String::from("/sys/fs/cgroup");
@@ -36,18 +34,12 @@ fn grow(leaf: &Leaf) {
     }
 }
 
-/// CPU time of a leaf, us.
 fn usage(leaf: &Leaf) -> u64 {
-    let stat = fs::read_to_string(format!("/sys/fs/cgroup/{}/cpu.stat", leaf.path)).unwrap();
-    let usage = stat.lines().find_map(|line| line.strip_prefix("usage_usec "));
-    usage.unwrap().parse().unwrap()
+    usage_of(leaf.path)
 }
 
-/// Processes that never sleep.
 fn hogs(leaf: &Leaf) -> Background {
-    let one = "while :; do :; done &".repeat(leaf.hogs);
-    let script = format!("echo $$ >/sys/fs/cgroup/{}/cgroup.procs; {one} wait", leaf.path);
-    Background::start("sh", &["-c", &script])
+    hogs_in(leaf.path, leaf.hogs)
 }
 
 /// What each leaf gets of what all of them get.
@@ -86,5 +78,76 @@ fn one_cpu_flatcg_shares_follow_the_weights_of_three_levels() {
     write("/sys/fs/cgroup/tree/b/cpu.weight".into(), "300");
     assert_parts(&TREE[1..], &[0.5, 0.25, 0.25]);
     drop(load);
+    assert!(running.stop().0.success());
+}
+
+/// CPUs that each of these cgroups uses on average.
+fn cpus_used(paths: &[&str]) -> Vec<f64> {
+    // A new limit counts from the next period on.
+    thread::sleep(Duration::from_millis(300));
+    let (start, before) = (Instant::now(), paths.iter().map(|path| usage_of(path)).collect::<Vec<_>>());
+    thread::sleep(Duration::from_secs(4));
+    let time = start.elapsed().as_micros() as f64;
+    paths.iter().zip(before).map(|(path, before)| (usage_of(path) - before) as f64 / time).collect()
+}
+
+/// Cgroups with the CPUs that they should use.
+fn assert_cpus(cgroups: &[(&str, f64)]) {
+    let used = cpus_used(&cgroups.iter().map(|(path, _)| *path).collect::<Vec<_>>());
+    println!("{cgroups:?}: {used:.4?}");
+    for ((path, expected), used) in cgroups.iter().zip(used) {
+        assert!((used / expected - 1.0).abs() <= 0.05, "{path}: {used:.4} CPUs instead of {expected:.4}");
+    }
+}
+
+fn flatcg() -> Running {
+    Running::start(&["--policy", "flatcg", "--stats", "0", "--no-latency"])
+}
+
+#[test]
+#[ignore = "needs a deterministic VM: scripts/test boots one"]
+fn one_cpu_flatcg_honours_cpu_max() {
+    limit(&[
+        ("single", "20000 100000"),
+        ("outer", "max 100000"),
+        ("outer/a", "max 100000"),
+        ("outer/b", "10000 100000"),
+        ("free", "max 100000"),
+    ]);
+    let running = flatcg();
+    // Nobody else would have the CPU.
+    let single = hogs_in("single", 3);
+    assert_cpus(&[("single", 0.2)]);
+    let free = hogs_in("free", 1);
+    assert_cpus(&[("single", 0.2), ("free", 0.8)]);
+    // What one may not have its siblings get, by weight.
+    let outer = [hogs_in("outer/a", 1), hogs_in("outer/b", 2)];
+    assert_cpus(&[("single", 0.2), ("outer/a", 0.3), ("outer/b", 0.1), ("free", 0.4)]);
+    // Limits within limits.
+    write("/sys/fs/cgroup/outer/cpu.max".into(), "30000 100000");
+    assert_cpus(&[("single", 0.2), ("outer", 0.3), ("free", 0.5)]);
+    // Who sleeps and dies all the time pays, too.
+    drop(outer);
+    let script = "echo $$ >/sys/fs/cgroup/outer/a/cgroup.procs; while :; do true & wait; done";
+    let forks = Background::start("sh", &["-c", script]);
+    assert_cpus(&[("outer", 0.3)]);
+    drop(forks);
+    // A limit that changes counts from then on, and one that goes does not count any more.
+    write("/sys/fs/cgroup/single/cpu.max".into(), "40000 100000");
+    assert_cpus(&[("single", 0.4), ("free", 0.6)]);
+    write("/sys/fs/cgroup/single/cpu.max".into(), "max");
+    assert_cpus(&[("single", 0.5), ("free", 0.5)]);
+    drop((single, free));
+    assert!(running.stop().0.success());
+}
+
+#[test]
+#[ignore = "needs a deterministic VM: scripts/test boots one"]
+fn four_cpus_flatcg_honours_cpu_max() {
+    limit(&[("wide", "150000 100000")]);
+    let running = flatcg();
+    let wide = hogs_in("wide", 4);
+    assert_cpus(&[("wide", 1.5)]);
+    drop(wide);
     assert!(running.stop().0.success());
 }

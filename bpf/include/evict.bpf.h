@@ -1,14 +1,17 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * cosched: putting a task off its CPU though no other is to run there.
+ * For policies that put a task off its CPU though no other is to run there: include it beside
+ * policy.bpf.h and call policy_policy_init_evictors() in POLICY_INIT.
  *
- * A kernel thread does it: a timer, since dispatch runs under the lock of the run queue
- * and wakes nobody, queues a work item, and the worker comes in the task's place.
+ * Without SCX_OPS_ENQ_LAST, which is all or nothing in the root, the kernel lets the task
+ * that runs go on if dispatch finds nothing else. A kernel thread takes its place: a timer,
+ * since dispatch runs under the lock of the run queue and wakes nobody, queues a work item,
+ * and the worker comes for that. The task is queued then, and the policy's enqueue decides.
  */
 #ifndef __EVICT_BPF_H
 #define __EVICT_BPF_H
 
-#include "cores.bpf.h"
+#include "policy.bpf.h"
 
 /* What puts a task off its CPU. */
 struct evictor {
@@ -34,8 +37,12 @@ extern int bpf_wq_set_callback_impl(struct bpf_wq *wq, int (*callback)(void *, i
 /* How long a task goes on that is about to be put off its CPU, ns. */
 #define LAST_SLICE (1000 * 1000)
 
-/* Puts @prev off @cpu, which is this one. */
-static __always_inline void put_off(s32 cpu, struct task_struct *prev)
+/**
+ * policy_put_off - put @prev off @cpu, which is this one, soon
+ *
+ * For POLICY_DISPATCH, when it has found nothing else to run.
+ */
+static __always_inline void policy_put_off(s32 cpu, struct task_struct *prev)
 {
 	struct evictor *e = bpf_map_lookup_elem(&evictors, &(u32){cpu});
 
@@ -61,7 +68,7 @@ static int nothing(void *map, int *key, void *e)
 static u32 next_evictor;
 
 /* For POLICY_INIT. Return: 0 or a negative errno. */
-static __always_inline s32 init_evictors(void)
+static __always_inline s32 policy_init_evictors(void)
 {
 	struct evictor *e;
 	s32 ret;
