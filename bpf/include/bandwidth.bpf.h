@@ -35,7 +35,10 @@ static void bandwidth_unpark(struct bpf_iter_scx_dsq *it, struct task_struct *p)
 
 /* What a task may run whose cgroups have no limit, ns. */
 #define BANDWIDTH_UNLIMITED ((s64)(~0ULL >> 1))
-/* The most that cgroups below a limit are behind; a policy before may not have honoured it, ns. */
+/*
+ * The most that a cgroup can owe, and the longest that a task waits for it, ns. The kernel takes
+ * a task for stalled that waits for 30 s, whatever for, and ends the scheduler.
+ */
 #define BANDWIDTH_MAX_WAIT (5ULL * 1000 * 1000 * 1000)
 /* The shortest slice for what is left of a budget, ns. */
 #define BANDWIDTH_MIN_SLICE (250 * 1000)
@@ -62,6 +65,8 @@ struct bill {
 	/* run time in all at which the task was billed last, ns */
 	u64 at;
 	u64 generation;
+	/* since when it has not run as it may not, CLOCK_MONOTONIC ns; 0: it may, or has run */
+	u64 parked_at;
 };
 
 struct {
@@ -97,7 +102,7 @@ static __always_inline struct budget *budget_of(struct task_group___sdk *tg, u64
 	u64 key = tg->css.serial_nr, quota = tg->cfs_bandwidth.quota;
 	u64 period = tg->cfs_bandwidth.period, start, periods;
 	struct budget *b = bpf_map_lookup_elem(&budgets, &key);
-	s64 used, floor = -(s64)tg->cfs_bandwidth.burst, ceiling;
+	s64 used, owed, saved = -(s64)tg->cfs_bandwidth.burst, most;
 
 	if (!b || b->generation != policy_generation) {
 		/* New, or of a time before another policy, which may have honoured no limit. */
@@ -112,11 +117,14 @@ static __always_inline struct budget *budget_of(struct task_group___sdk *tg, u64
 	periods = (now - start) / period;
 	/* One of those who see a new period begins it. Others add to what is used meanwhile. */
 	if (__sync_val_compare_and_swap(&b->start, start, start + periods * period) == start) {
+		most = quota * (BANDWIDTH_MAX_WAIT / period);
 		used = READ_ONCE(b->used);
-		ceiling = used - (s64)(periods * quota);
-		if (ceiling < floor || periods > BANDWIDTH_MAX_WAIT / period)
-			ceiling = floor;
-		__sync_fetch_and_add(&b->used, ceiling - used);
+		owed = used - (s64)(periods * quota);
+		if (owed < saved || periods > BANDWIDTH_MAX_WAIT / period)
+			owed = saved;
+		else if (owed > most)
+			owed = most;
+		__sync_fetch_and_add(&b->used, owed - used);
 	}
 	return b;
 }
@@ -195,10 +203,23 @@ static __always_inline s64 bandwidth_left(struct task_struct *p)
 	if (bill) {
 		if (bill->generation == policy_generation)
 			ran = sum - bill->at;
+		if (ran || bill->generation != policy_generation)
+			bill->parked_at = 0;
 		bill->generation = policy_generation;
 		bill->at = sum;
 	}
 	return bandwidth_of(p, ran, &refill);
+}
+
+/*
+ * Whether @p, which may not run, has waited for so long that it has to. So many tasks below
+ * one limit may exceed it, by what each runs in a slice in that time.
+ */
+static __always_inline bool has_to_run(struct task_struct *p, u64 now)
+{
+	struct bill *bill = bpf_task_storage_get(&bills, p, NULL, 0);
+
+	return bill && bill->parked_at && time_after(now, bill->parked_at + BANDWIDTH_MAX_WAIT);
 }
 
 /* A slice of at most @slice_ns for who may run for @left. Others of its cgroups run it, too. */
@@ -222,11 +243,19 @@ static __always_inline void unpark_by(u64 when)
 	bpf_timer_start(&parking->timer, when, BPF_F_TIMER_ABS);
 }
 
-/* Somebody is about to be in queue PARKED, which the timer has to know first: see unpark(). */
-static __always_inline void note_parked(u64 refill)
+/*
+ * @p is about to be in queue PARKED at least until @refill, which the timer has to know first:
+ * see unpark().
+ */
+static __always_inline void note_parked(struct task_struct *p, u64 refill)
 {
+	struct bill *bill = bpf_task_storage_get(&bills, p, NULL, 0);
+
+	if (bill && !bill->parked_at)
+		bill->parked_at = bpf_ktime_get_ns();
 	__sync_fetch_and_add(&nr_parked, 1);
 	unpark_by(refill);
+	bandwidth_parks(p);
 }
 
 /**
@@ -239,8 +268,7 @@ static __always_inline void bandwidth_park(struct task_struct *p, u64 enq_flags)
 	u64 refill = bpf_ktime_get_ns();
 
 	bandwidth_of(p, 0, &refill);
-	note_parked(refill);
-	bandwidth_parks(p);
+	note_parked(p, refill);
 	scx_bpf_dsq_insert(p, POLICY_DSQ(PARKED), SCX_SLICE_DFL, enq_flags);
 }
 
@@ -252,19 +280,19 @@ static __always_inline void bandwidth_park(struct task_struct *p, u64 enq_flags)
  */
 static __always_inline bool bandwidth_pick(u32 n, s32 cpu)
 {
+	u64 refill = 0, now;
 	struct task_struct *p;
-	u64 refill = 0;
 
 	if (!READ_ONCE(bandwidth_in_use))
 		return policy_pick(n);
+	now = bpf_ktime_get_ns();
 	bpf_for_each (scx_dsq, p, POLICY_DSQ(n), 0) {
 		/* The kernel moves nothing to a CPU that is going offline. */
 		if (!bpf_cpumask_test_cpu(cpu, p->cpus_ptr) ||
 		    (unlikely(*policy_off_flag(cpu)) && scx_bpf_task_cpu(p) != cpu))
 			continue;
-		if (has_limit(p) && bandwidth_of(p, 0, &refill) <= 0) {
-			note_parked(refill);
-			bandwidth_parks(p);
+		if (has_limit(p) && bandwidth_of(p, 0, &refill) <= 0 && !has_to_run(p, now)) {
+			note_parked(p, refill);
 			scx_bpf_dsq_move(BPF_FOR_EACH_ITER, p, POLICY_DSQ(PARKED), 0);
 			continue;
 		}
@@ -294,7 +322,7 @@ static int unpark(void *map, u32 *key, struct parking *parking)
 	bpf_for_each (scx_dsq, p, POLICY_DSQ(PARKED), 0) {
 		refill = now + UNPARK_AGAIN;
 		left = bandwidth_of(p, 0, &refill);
-		if (left > 0) {
+		if (left > 0 || has_to_run(p, now)) {
 			scx_bpf_dsq_move_set_slice(BPF_FOR_EACH_ITER,
 						   bandwidth_slice(left, SCX_SLICE_DFL));
 			bandwidth_unpark(BPF_FOR_EACH_ITER, p);

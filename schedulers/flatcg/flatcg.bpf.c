@@ -27,7 +27,8 @@
  * is charged by what is active at the moment when it is queued. A part of less than a millionth
  * of the machine counts as a millionth; cgroups below MAX_LEVELS count as that of their level
  * MAX_LEVELS. A cgroup with a limit may run more than its quota in a period, by up to a slice on
- * each CPU, and less in the next.
+ * each CPU, and less in the next; of many tasks below a low limit each runs once in 5 s or so,
+ * whatever the limit says, since the kernel ends a scheduler under which tasks wait.
  *
  * Parameters: slice_us.
  */

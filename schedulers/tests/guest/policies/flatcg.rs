@@ -44,3 +44,17 @@ fn flatcg_parks_tasks_while_it_is_in_force_and_loses_none() {
     });
     assert!(running.stop().0.success());
 }
+
+#[test]
+#[ignore = "needs sched_ext: scripts/test runs it in a VM"]
+fn flatcg_keeps_nobody_for_longer_than_the_kernel_allows() {
+    // By this limit each task could run about once in 40 s. The kernel ends a scheduler under which one waits so long.
+    limit(&[("capped", "1000 1000000")]);
+    let running = Running::start(&["--policy", "flatcg", "--stats", "0", "--no-latency", "--timeout", "15s"]);
+    let hogs = hogs_in("capped", 10);
+    thread::sleep(Duration::from_secs(30));
+    assert!(used() < 0.3, "there is a limit");
+    drop(hogs);
+    let (end, _, errors) = running.stop();
+    assert!(end.success(), "{errors}");
+}
