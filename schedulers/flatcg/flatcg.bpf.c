@@ -7,10 +7,7 @@
  * sum of weights over its level and all above. That product is its weight in one queue, ordered
  * by virtual time as in vtime: the tree costs nothing where the next task is picked, and a group
  * gets its share however many tasks it has. A task is active from when it becomes runnable
- * until it blocks, a cgroup while anything in it is.
- *
- * cpu.max of a cgroup, and of those above it, is honoured: bandwidth.bpf.h. Who may not run is
- * not active.
+ * until it blocks or may not run by cpu.max (bandwidth.bpf.h), a cgroup while anything in it is.
  *
  * Source. Flattening is scx_flatcg's, which keeps a queue per cgroup and a tree of these, and
  * serves one cgroup for a while; here it is one queue of tasks. Proportional shares by virtual
@@ -18,17 +15,16 @@
  *
  * Good for: containers and services with weights, on up to some tens of CPUs.
  * Bad for: latency beside hogs of the same weight (as vtime), many CPUs (one queue, one lock).
- *
  * Cost: as vtime, and O(1) more when a task becomes runnable or blocks; O(levels) when a cgroup
  * becomes active or not, and for the first charge of a cgroup's task after that has happened
  * anywhere, or a tenth of a second later, when a weight may have changed.
  *
  * Worst case. A share is exact while the same tasks are active; who wakes and sleeps all the time
  * is charged by what is active at the moment when it is queued. A part of less than a millionth
- * of the machine counts as a millionth; cgroups below MAX_LEVELS count as that of their level
- * MAX_LEVELS. A cgroup with a limit may run more than its quota in a period, by up to a slice on
- * each CPU, and less in the next; of many tasks below a low limit each runs once in 5 s or so,
- * whatever the limit says, since the kernel ends a scheduler under which tasks wait.
+ * of the machine counts as a millionth; deeper cgroups count as that of level MAX_LEVELS. One
+ * with a limit may run more than its quota in a period, by up to a slice on each CPU, and less
+ * in the next; of many tasks below a low limit each runs once in 5 s or so, whatever the limit
+ * says, since the kernel ends a scheduler under which tasks wait.
  *
  * Parameters: slice_us.
  */
@@ -229,7 +225,7 @@ static __always_inline void leave(struct member *m)
 		deactivate(cgrp, m);
 		bpf_cgroup_release(cgrp);
 	}
-	/* Otherwise the cgroup is gone, and its sum with it. */
+	/* Otherwise its sum is gone with it. */
 	m->given = 0;
 }
 
@@ -381,8 +377,7 @@ POLICY_DISPATCH(flatcg_dispatch, cpu, prev)
 /**
  * policy_switch - who blocks is billed, and not active any more
  *
- * Under the run queue's lock. It is seen while another policy is in force for a while, too, so
- * the sums stay right.
+ * Under the run queue's lock; while another policy is in force for a while, too.
  */
 SEC("tp_btf/sched_switch")
 int BPF_PROG(policy_switch, bool preempt, struct task_struct *prev, struct task_struct *next,
