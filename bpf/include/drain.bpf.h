@@ -71,6 +71,50 @@ int slot_queued(struct slot_args *args)
 	return 0;
 }
 
+/* The scx headers lack these. */
+extern int bpf_iter_task_new(struct bpf_iter_task *it, struct task_struct *task,
+			     unsigned int flags) __ksym;
+extern struct task_struct *bpf_iter_task_next(struct bpf_iter_task *it) __ksym;
+extern void bpf_iter_task_destroy(struct bpf_iter_task *it) __ksym;
+
+/* Not on the stack: the verifier would look at each round. */
+static u32 nr_infinite;
+
+/**
+ * end_infinite_slices - see to it that infinite slices of a retired policy end
+ *
+ * The next one may count on slices that end. The agent runs this, once that policy has been out
+ * of force for a grace period, until there are none left: one that waits in a CPU's own queue
+ * runs first. A policy in force that gives them itself sees to their end, too. Return: enum
+ * infinite_slices.
+ */
+SEC("syscall")
+int end_infinite_slices(void *ctx)
+{
+	struct policy_shared *shared = bpf_map_lookup_elem(&policy_shared, &(u32){0});
+	u64 by = shared ? READ_ONCE(shared->infinite_by) : 0;
+	struct task_struct *p;
+
+	if (!by || (u32)by == route.epoch)
+		return INFINITE_NONE;
+	nr_infinite = 0;
+	bpf_rcu_read_lock();
+	bpf_for_each (task, p, NULL, BPF_TASK_ITER_ALL_THREADS) {
+		/* One that sleeps gets another slice when it wakes. */
+		if (p->scx.slice != SCX_SLICE_INF || !(p->scx.flags & SCX_TASK_QUEUED))
+			continue;
+		nr_infinite++;
+		/* If it is not who runs there, it comes to run that way. */
+		scx_bpf_kick_cpu(scx_bpf_task_cpu(p), SCX_KICK_PREEMPT);
+	}
+	bpf_rcu_read_unlock();
+	if (nr_infinite)
+		return INFINITE_LEFT;
+	/* Unless the policy in force has given one in the meantime. */
+	__sync_val_compare_and_swap(&shared->infinite_by, by, 0);
+	return INFINITE_ENDED;
+}
+
 /**
  * slot_destroy - destroy a slot's DSQs
  *

@@ -138,29 +138,8 @@ static __always_inline void policy_note_offline(s32 cpu)
 	policy_see_off(cpu);
 }
 
-/*
- * Counts the times that this policy has come into force. What a policy has summed up over tasks
- * is void then, since it has not seen who came and went: it keeps this number with what it knows
- * of a task.
- */
-static u64 policy_generation = 1;
-
-/*
- * What else a policy has to do each time before it comes into force in a slot, while none of its
- * ops runs. One that needs it defines it before it includes this.
- */
-#ifndef POLICY_CATCH_UP
-#define POLICY_CATCH_UP()
-#endif
-
-/**
- * policy_catch_up - note the CPUs that have come back while another policy was in force
- *
- * The agent runs this before the policy comes into force again. CPUs that have gone in the
- * meantime need no note: nothing waits in their queues.
- */
-SEC("syscall")
-int policy_catch_up(void *ctx)
+/* Notes the CPUs that have come back while another policy was in force. */
+static __always_inline void policy_note_all_online(void)
 {
 	const struct cpumask *online = scx_bpf_get_online_cpumask();
 	u32 i;
@@ -170,9 +149,6 @@ int policy_catch_up(void *ctx)
 			policy_note_online(i);
 	}
 	scx_bpf_put_cpumask(online);
-	policy_generation++;
-	POLICY_CATCH_UP();
-	return 0;
 }
 
 /* That the two exist keeps the kernel from ending the scheduler on hotplug. */

@@ -64,12 +64,25 @@ struct slot_args {
 	u32 nr_queued;
 };
 
+/* What the root's end_infinite_slices() has found. */
+enum infinite_slices {
+	/* the policies before this one gave none */
+	INFINITE_NONE,
+	/* they all have ended now */
+	INFINITE_ENDED,
+	/* they have been told to end */
+	INFINITE_LEFT,
+};
+
 /*
  * State that outlives a policy, one for the machine: the map policy_shared.
  */
 struct policy_shared {
 	/* Progress of virtual time, ns at weight 100. */
 	u64 vtime_now;
+	/* Epoch of the policy that gave tasks infinite slices last, or 0 if none of them has one.
+	 */
+	u64 infinite_by;
 };
 
 /*

@@ -19,7 +19,7 @@
 #include "intf.h"
 #include "shared_maps.bpf.h"
 #include "release.bpf.h"
-#include "hotplug.bpf.h"
+#include "force.bpf.h"
 
 char _license[] SEC("license") = "GPL";
 
@@ -353,6 +353,8 @@ int policy_prepare(void *ctx)
 
 s32 BPF_STRUCT_OPS_SLEEPABLE(policy_ops_init)
 {
+	/* Attached by itself it is in force until it ends. */
+	WRITE_ONCE(policy_in_force, true);
 	return policy_init();
 }
 

@@ -258,6 +258,23 @@ impl Root {
         self.run_on_slot(&self.skel.progs.slot_queued, slot, push)
     }
 
+    /// Tells the policy in a retired slot that it is not in force any more. What it had to know before any op of the next
+    /// one ran, its half in this process has been told by the flip.
+    pub fn leave(&self, slot: SlotId) -> Result<()> {
+        self.policy(slot)?.leave()
+    }
+
+    /// Ends the infinite slices that a retired policy gave, after a grace period: to be called until none is left.
+    pub fn end_infinite_slices(&self) -> Result<InfiniteSlices> {
+        let program = &self.skel.progs.end_infinite_slices;
+        let output = program.test_run(ProgramInput::default()).context("ending infinite slices")?;
+        Ok(match output.return_value {
+            intf::infinite_slices_INFINITE_NONE => InfiniteSlices::None,
+            intf::infinite_slices_INFINITE_ENDED => InfiniteSlices::Ended,
+            _ => InfiniteSlices::Left,
+        })
+    }
+
     /// Ends the draining of the retired slot, which the caller has seen empty after a grace period.
     pub fn drained(&mut self) -> Result<()> {
         self.route.retired = None;
@@ -393,6 +410,17 @@ impl Root {
             .with_context(|| format!("running {}", program.name().to_string_lossy()))?;
         Ok(args.nr_queued)
     }
+}
+
+/// What has become of the infinite slices that a retired policy gave.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum InfiniteSlices {
+    /// It gave none.
+    None,
+    /// They all have ended.
+    Ended,
+    /// Some task still has one.
+    Left,
 }
 
 /// The maps that policies in slots share with the root.

@@ -14,7 +14,7 @@ use crate::kernel::{KernelState, monotonic_ns};
 use crate::latency::{LatencyMeter, Sample};
 use crate::policy::{Image, params};
 use crate::report::{KEEP_SWAPS, SwapReport};
-use crate::root::NR_SLOTS;
+use crate::root::{InfiniteSlices, NR_SLOTS};
 use crate::scheduler::Scheduler;
 use crate::swap::SlotId;
 
@@ -120,6 +120,7 @@ impl Engine {
     /// nobody runs in the old policy any more.
     pub(super) fn drain(&mut self, slot: SlotId) -> Result<bool> {
         if !self.swapping.as_ref().is_some_and(|swapping| swapping.quiet) {
+            self.root()?.leave(slot)?;
             grace::wait()?;
         }
         if let Some(swapping) = &mut self.swapping {
@@ -129,6 +130,12 @@ impl Engine {
         let root = self.root()?;
         if root.queued(slot, push)? > 0 {
             return Ok(false);
+        }
+        match root.end_infinite_slices()? {
+            InfiniteSlices::None => {}
+            InfiniteSlices::Left => return Ok(false),
+            // CPUs that had no tick have one again.
+            InfiniteSlices::Ended => grace::wait()?,
         }
         root.drained()?;
         let drained = root.nr_drained();

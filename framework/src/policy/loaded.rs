@@ -19,8 +19,9 @@ use crate::slow_path::{Runner, SlowPathStatus};
 pub(crate) const PREPARE: &str = "policy_prepare";
 /// The tracepoint program with which a policy sees who leaves a CPU and who gets it.
 const SWITCH: &str = "policy_switch";
-/// The program that tells a policy which CPUs have come back while it was not in force.
+/// The programs that tell a policy that it is about to come into force, and that it is not any more.
 const CATCH_UP: &str = "policy_catch_up";
+const LEAVE: &str = "policy_leave";
 
 /// A policy whose programs the kernel has verified and holds.
 pub struct LoadedPolicy {
@@ -63,12 +64,21 @@ impl LoadedPolicy {
         Ok((dsq_base(self.in_force.epoch), u32::try_from(queues)?))
     }
 
-    /// Tells the policy, which is about to come into force, what it has not been told while it was not.
+    /// Tells the policy that it is about to come into force. What has happened while it was not, it sees for itself.
     pub(crate) fn catch_up(&self) -> Result<()> {
+        self.tell(CATCH_UP)
+    }
+
+    /// Tells the policy that it is not in force any more.
+    pub(crate) fn leave(&self) -> Result<()> {
+        self.tell(LEAVE)
+    }
+
+    fn tell(&self, program: &str) -> Result<()> {
         // An object of an older SDK has none.
-        let Some(program) = self.program(CATCH_UP) else { return Ok(()) };
-        let run = program.test_run(ProgramInput::default());
-        run.map(drop).with_context(|| format!("telling {} of CPUs that have come back", self.in_force.name))
+        let Some(told) = self.program(program) else { return Ok(()) };
+        let run = told.test_run(ProgramInput::default());
+        run.map(drop).with_context(|| format!("running {program} of {}", self.in_force.name))
     }
 
     /// Starts what is at work beside the ops: the tracepoint program and the half in this process, if it has them.

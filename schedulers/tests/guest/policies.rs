@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use crate::support::*;
 
+mod central;
 mod cosched;
 mod edf;
 mod flatcg;
@@ -327,6 +328,7 @@ fn every_policy_survives_stress_and_hotplug() {
         "interactive",
         "cosched",
         "nest",
+        "central",
         "balance",
         "agent_edf",
         "shinjuku",

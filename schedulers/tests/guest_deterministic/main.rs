@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! Costs, in a deterministic VM where a nanosecond is an instruction. `scripts/test` boots one with a CPU for
-//! the `one_cpu` tests and one with four for the others.
+//! the `one_cpu` tests, one with four for `four_cpus`, and one whose CPUs need no ticks for `nohz_full`.
 
 #[path = "../support/mod.rs"]
 mod support;
 
+mod central;
 mod edf;
 mod flatcg;
 

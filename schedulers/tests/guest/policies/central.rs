@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! central: order of arrival whoever decides, and no CPU waits for a central one that has gone.
+
+use super::*;
+
+const HERE: usize = 0;
+
+#[test]
+#[ignore = "needs sched_ext: scripts/test runs it in a VM"]
+fn central_serves_in_order_of_arrival_and_decides_for_all() {
+    pin(HERE);
+    for fast_path in ["fast_path=1", "fast_path=0"] {
+        let running = Running::start(&["--policy", "central", "--param", fast_path, "--stats", "0"]);
+        let mut load = Threads::new();
+        load.hog("blocker", Some(CPU));
+        load.assert_all_progress();
+        let sleepers = sleepers(|_| ());
+        let before = status().slots[0].counts.clone();
+        let trace = Trace::start(&["sched_wakeup", "sched_switch"]);
+        for round in 0..5 {
+            wake_all(&sleepers, round);
+            thread::sleep(Duration::from_millis(400));
+        }
+        let lines = trace.stop();
+        let (woken, ran) = orders(&lines, "order");
+        assert_eq!(woken.len(), 40, "each wakeup is in the trace: {woken:?}");
+        assert_eq!(woken, ran, "order of service is order of arrival");
+        let counts = status().slots[0].counts.clone();
+        println!("{fast_path}: {counts:?}");
+        assert!(counts["decided"] >= before["decided"] + 40, "the central CPU has decided: {counts:?}");
+        drop(load);
+        assert!(running.stop().0.success());
+    }
+}
+
+#[test]
+#[ignore = "needs sched_ext: scripts/test runs it in a VM"]
+fn central_falls_back_when_its_cpu_goes_away_or_is_taken() {
+    for direct in [&[] as &[&str], &["--direct"]] {
+        let args = [
+            &["--policy", "central", "--param", "central_cpu=2", "--stats", "0", "--timeout", "10s"],
+            direct,
+        ];
+        let running = Running::start(&args.concat());
+        let mut load = Threads::new();
+        for n in 0..2 * CPUS {
+            load.hog(&format!("central{n}"), None);
+        }
+        load.add("sleeper", None, || thread::sleep(Duration::from_millis(1)));
+        load.assert_all_progress();
+        let offline = Offline::take(2);
+        load.assert_all_progress();
+        load.assert_all_progress();
+        drop(offline);
+        load.assert_all_progress();
+        // A real-time thread that computes most of the time keeps it from being asked.
+        load.add_after("real-time", Some(2), real_time, || {
+            let until = Instant::now() + Duration::from_millis(90);
+            while Instant::now() < until {
+                spin();
+            }
+            thread::sleep(Duration::from_millis(10));
+        });
+        load.assert_all_progress();
+        load.assert_all_progress();
+        drop(load);
+        let (end, _, errors) = running.stop();
+        assert!(end.success(), "{errors}");
+    }
+}
