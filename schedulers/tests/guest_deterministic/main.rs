@@ -7,6 +7,7 @@ mod support;
 
 mod edf;
 mod flatcg;
+mod layers;
 
 use std::io::{Read as _, Write as _};
 use std::sync::atomic::{AtomicBool, Ordering};
