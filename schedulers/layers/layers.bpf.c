@@ -123,8 +123,12 @@ __noinline u32 queue_of(struct task_struct *p __arg_trusted)
 
 /**
  * charge - bring the virtual time of @p, and the clock of its layer, up to date
+ * @q: the queue that it belongs to
+ * @woke: it has slept since it was charged last
+ *
+ * Not static, like others here: the verifier looks at it once. Return: the virtual time.
  */
-static __always_inline u64 charge(struct task_struct *p, u32 q, bool woke)
+__noinline u64 charge(struct task_struct *p __arg_trusted, u32 q, bool woke)
 {
 	s32 cpu = scx_bpf_task_cpu(p);
 	struct turns *t = turns_of(cpu);

@@ -358,6 +358,37 @@ fn layers_that_preempt_take_the_cpu_at_once() {
 
 #[test]
 #[ignore = "needs sched_ext: scripts/test runs it in a VM"]
+fn layers_of_little_share_wait_no_longer_than_the_kernel_allows() {
+    // By its share alone each of the poor would run about once in a minute.
+    let text = "[[layer]]\nname = 'poor'\nmatch = [{ comm = 'poor*' }]\ncpus = '1'\nshare = 1\n\
+                [[layer]]\nname = 'rich'\nmatch = [{ comm = 'rich' }]\ncpus = '1'\nshare = 1000\n";
+    let rules = file(text);
+    let running =
+        Running::start(&["--policy", "layers", "--config", &rules, "--stats", "0", "--timeout", "15s"]);
+    let mut load = Threads::new();
+    let times = [(); 13].map(|()| Arc::<AtomicU64>::default());
+    for (n, time) in times.iter().enumerate() {
+        let time = time.clone();
+        let name = if n == 0 { "rich".into() } else { format!("poor{n}") };
+        load.add(&name, None, move || {
+            spin();
+            time.store(cpu_time(), Ordering::Relaxed);
+        });
+    }
+    let ran = || times.each_ref().map(|time| time.load(Ordering::Relaxed));
+    let before = ran();
+    thread::sleep(Duration::from_secs(30));
+    let ran: Vec<_> = ran().iter().zip(before).map(|(now, before)| now - before).collect();
+    println!("{ran:?}");
+    load.assert_all_progress();
+    drop(load);
+    let (end, _, errors) = running.stop();
+    assert!(end.success(), "{errors}");
+    assert!(ran[0] > 2 * ran[1..].iter().sum::<u64>(), "the share counts all the same: {ran:?}");
+}
+
+#[test]
+#[ignore = "needs sched_ext: scripts/test runs it in a VM"]
 fn layers_keep_their_rules_when_others_take_over() {
     let confined = file(CONFINED);
     let first = Running::start(&["--policy", "layers", "--config", &confined, "--stats", "0"]);
