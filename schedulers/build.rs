@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! Compiles each policy folder's `NAME/NAME.bpf.c` and writes the catalogue of them, with the folder's `mod.rs` if
-//! a process decides for the policy, or its `slow_path.rs` if one helps it.
+//! a process decides for the policy, or its `slow_path.rs` if one helps it, and its `config.rs` if it takes a
+//! configuration file; `NAME_intf.h` is what BPF and Rust share then.
 //!
 //! A new policy is a new folder: nothing here names one.
 
@@ -30,9 +31,16 @@ fn main() -> Result<()> {
                 half = format!("Some(Half::{kind}({name}::new))");
             }
         }
+        let mut compile = String::from("None");
+        let file = Path::new(&name).join("config.rs");
+        if file.exists() {
+            let path = file.canonicalize()?.display().to_string();
+            writeln!(halves, "#[path = {path:?}]\nmod {name}_config;")?;
+            compile = format!("Some({name}_config::compile)");
+        }
         writeln!(
             catalogue,
-            "    BuiltIn {{ name: {name:?}, object: include_bytes!({object:?}), half: {half} }},"
+            "    BuiltIn {{ name: {name:?}, object: include_bytes!({object:?}), half: {half}, compile: {compile} }},"
         )?;
         println!("cargo:rerun-if-changed={name}");
     }
@@ -74,9 +82,11 @@ fn policies(root: &Path) -> Result<Vec<String>> {
 }
 
 fn build(source: &str, name: &str) -> Result<()> {
-    BpfBuilder::new()?
-        .add_include_path("../bpf/include")
-        .enable_skel(source, name)
-        .build()
-        .with_context(|| format!("compiling {source}"))
+    let mut builder = BpfBuilder::new()?;
+    builder.add_include_path("../bpf/include").enable_skel(source, name);
+    let shared = format!("{name}/{name}_intf.h");
+    if Path::new(&shared).exists() {
+        builder.enable_intf(&shared, &format!("{name}_intf.rs"));
+    }
+    builder.build().with_context(|| format!("compiling {source}"))
 }

@@ -242,6 +242,7 @@ fn ask(policy: &str, reload: bool) -> Result<SwapReport> {
     let request = SwapRequest {
         policy: policy.into(),
         params: Vec::new(),
+        config: None,
         via: if reload { Via::Reload } else { Via::Slots },
         hold_ms: 0,
         // We look ourselves, the same way for all.

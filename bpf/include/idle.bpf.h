@@ -8,10 +8,7 @@
 #define __IDLE_BPF_H
 
 #include "llc.bpf.h"
-
-struct policy_mask {
-	struct bpf_cpumask __kptr *cpus;
-};
+#include "masks.bpf.h"
 
 /* The CPUs of each LLC, as policy_create_llc_masks() has made them. */
 struct {
@@ -21,36 +18,11 @@ struct {
 	__type(value, struct policy_mask);
 } policy_llc_masks SEC(".maps");
 
-/* Room for a mask, for each CPU: ops do not interrupt each other. */
-struct {
-	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, 1);
-	__type(key, u32);
-	__type(value, struct policy_mask);
-} policy_scratch_mask SEC(".maps");
-
-static __always_inline s32 policy_new_mask(struct policy_mask *slot)
-{
-	struct bpf_cpumask *mask;
-
-	if (!slot)
-		return -EINVAL;
-	mask = bpf_cpumask_create();
-	if (!mask)
-		return -ENOMEM;
-	mask = bpf_kptr_xchg(&slot->cpus, mask);
-	if (mask)
-		bpf_cpumask_release(mask);
-	return 0;
-}
-
 /**
  * policy_create_llc_masks - for POLICY_INIT of who uses the functions below
  */
 static __always_inline s32 policy_create_llc_masks(void)
 {
-	struct policy_mask *slot;
-	struct bpf_cpumask *mask;
 	s32 ret, cpu;
 	u32 i;
 
@@ -60,19 +32,10 @@ static __always_inline s32 policy_create_llc_masks(void)
 			return ret;
 	}
 	bpf_for (cpu, 0, policy_nr_cpus) {
-		ret = policy_new_mask(
-			bpf_map_lookup_percpu_elem(&policy_scratch_mask, &(u32){0}, cpu));
-		if (ret)
-			return ret;
 		i = policy_llc_of(cpu);
-		slot = bpf_map_lookup_elem(&policy_llc_masks, &i);
-		bpf_rcu_read_lock();
-		mask = slot ? slot->cpus : NULL;
-		if (mask)
-			bpf_cpumask_set_cpu(cpu, mask);
-		bpf_rcu_read_unlock();
+		policy_set_in_mask(bpf_map_lookup_elem(&policy_llc_masks, &i), cpu, true);
 	}
-	return 0;
+	return policy_create_scratch_masks();
 }
 
 /**
@@ -83,39 +46,7 @@ static __always_inline s32 policy_create_llc_masks(void)
  */
 static __always_inline s32 policy_pick_idle_in(struct task_struct *p, u32 llc, u64 flags)
 {
-	struct policy_mask *slot = bpf_map_lookup_elem(&policy_llc_masks, &llc), *scratch;
-	struct bpf_cpumask *cpus = slot ? slot->cpus : NULL, *both;
-
-	if (!cpus)
-		return -1;
-	if (p->nr_cpus_allowed >= policy_nr_cpus)
-		return scx_bpf_pick_idle_cpu(cast_mask(cpus), flags);
-	scratch = bpf_map_lookup_elem(&policy_scratch_mask, &(u32){0});
-	both = scratch ? scratch->cpus : NULL;
-	if (!both)
-		return -1;
-	bpf_cpumask_and(both, cast_mask(cpus), p->cpus_ptr);
-	return scx_bpf_pick_idle_cpu(cast_mask(both), flags);
-}
-
-/* Whether @cpu and its siblings are idle. */
-static __always_inline bool policy_core_is_idle(s32 cpu)
-{
-	const struct cpumask *cores = scx_bpf_get_idle_smtmask();
-	bool is_idle = bpf_cpumask_test_cpu(cpu, cores);
-
-	scx_bpf_put_idle_cpumask(cores);
-	return is_idle;
-}
-
-/* Whether no CPU at all is idle: the usual case under load, and a cheap question. */
-static __always_inline bool policy_none_is_idle(void)
-{
-	const struct cpumask *idle = scx_bpf_get_idle_cpumask();
-	bool none = bpf_cpumask_empty(idle);
-
-	scx_bpf_put_idle_cpumask(idle);
-	return none;
+	return policy_pick_idle_of(p, bpf_map_lookup_elem(&policy_llc_masks, &llc), flags);
 }
 
 /**

@@ -47,6 +47,16 @@ const volatile u64 policy_epoch = 1;
 		__attribute__((btf_decl_tag("param:" #lo ":" #hi ":" unit ":" desc))) = (dfl)
 
 /**
+ * POLICY_CONFIG - declare what a configuration file (`--config`) is compiled into
+ * @type: a struct of integers and arrays
+ * @desc: one line for `scx_run list`
+ *
+ * The variable is policy_config. The policy's config.rs fills it, also when no file is given.
+ */
+#define POLICY_CONFIG(type, desc) \
+	const volatile type policy_config __attribute__((btf_decl_tag("config:" desc)))
+
+/**
  * COUNTER_U64 - declare a counter
  * @name: the variable, and what `scx_run status` calls it
  * @desc: one line for whoever reads the source

@@ -24,6 +24,8 @@ struct vtime_queue {
 	/* its progress, followed here */
 	u64 *now;
 	u64 slice_ns;
+	/* out: what the task has run since it was charged last, ns */
+	u64 ran;
 };
 
 /**
@@ -33,13 +35,14 @@ struct vtime_queue {
  *
  * Virtual times of two queues have nothing to do with each other.
  */
-static __always_inline u64 vtime_at(struct task_struct *p, const struct vtime_queue *q, u64 weight,
+static __always_inline u64 vtime_at(struct task_struct *p, struct vtime_queue *q, u64 weight,
 				    u64 unit, bool woke)
 {
 	u64 ran, near, vtime;
 	bool moved, known = policy_charge_in(p, q->queue, &ran, &moved);
 	s64 worth = q->slice_ns * unit / weight, step;
 
+	q->ran = ran;
 	ran = ran * unit / weight;
 	vtime = p->scx.dsq_vtime + ran;
 	/* Who has been waiting is owed its whole lag, others are not. */

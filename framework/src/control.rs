@@ -20,6 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::engine::LetGo;
 use crate::hints::{HintRequest, Hinted};
+use crate::policy::ConfigFile;
 use crate::report::{Status, SwapReport, UpgradeReport};
 use crate::swap::Via;
 
@@ -30,6 +31,9 @@ pub struct SwapRequest {
     pub policy: String,
     /// `name=value` each.
     pub params: Vec<String>,
+    /// Its configuration file.
+    #[serde(default)]
+    pub config: Option<ConfigFile>,
     /// How.
     pub via: Via,
     /// How long the old policy stays loaded, ms.

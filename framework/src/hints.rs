@@ -35,7 +35,8 @@ pub enum Class {
 }
 
 impl Class {
-    pub(crate) fn raw(self) -> u32 {
+    /// As BPF has it: `enum policy_class`.
+    pub fn raw(self) -> u32 {
         match self {
             Class::Normal => intf::policy_class_POLICY_NORMAL,
             Class::Latency => intf::policy_class_POLICY_LATENCY,

@@ -1,15 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! `scx_run check`: the verifier's verdict on a policy. Nothing is attached, whatever runs goes on.
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Result, bail};
-use framework::policy::Image;
+use framework::policy::{ConfigFile, Image};
 
 use crate::CATALOGUE;
 
-pub fn check(policy: &str, json: bool) -> Result<ExitCode> {
-    let open = Image::find(CATALOGUE, policy)?.open()?;
+pub fn check(policy: &str, config: Option<&Path>, json: bool) -> Result<ExitCode> {
+    let config = config.map(ConfigFile::read).transpose()?;
+    let open = Image::find(CATALOGUE, policy)?.open()?.configure(config)?;
     let info = open.info().clone();
     if let Some(trouble) = framework::doctor::first_trouble_for_loading() {
         bail!(trouble);

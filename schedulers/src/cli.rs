@@ -51,6 +51,9 @@ pub enum Command {
         /// Name of a built-in policy, or path of a .bpf.o
         #[arg(value_name = "NAME|PATH")]
         policy: String,
+        /// Configuration file of the policy, to be checked with it
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
         /// Print JSON
         #[arg(long)]
         json: bool,
@@ -83,6 +86,9 @@ pub struct RunArgs {
     /// Set a parameter of the policy; repeatable
     #[arg(long = "param", value_name = "NAME=VALUE")]
     pub params: Vec<String>,
+    /// Configuration file of the policy, if it takes one (see `scx_run list`)
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
     /// End after this time, such as 30s, 500ms, 2m
     #[arg(long, value_parser = duration)]
     pub duration: Option<Duration>,
@@ -102,7 +108,7 @@ pub struct RunArgs {
     #[arg(long)]
     pub keep: bool,
     /// Take over the scheduler of the running scx_run, or one that was kept, without detaching it
-    #[arg(long, conflicts_with_all = ["policy", "params", "direct", "partial", "timeout", "ops"])]
+    #[arg(long, conflicts_with_all = ["policy", "params", "config", "direct", "partial", "timeout", "ops"])]
     pub take_over: bool,
     /// Swap to a policy at a time after the start, such as vtime@5s; repeatable
     #[arg(long = "swap-to", value_name = "NAME@TIME", value_parser = swap_to)]
@@ -147,6 +153,9 @@ pub struct SwapArgs {
     /// Set a parameter of the policy; repeatable
     #[arg(long = "param", value_name = "NAME=VALUE")]
     pub params: Vec<String>,
+    /// Configuration file of the policy, if it takes one (see `scx_run list`)
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
     /// By slots, without leaving sched_ext, or by reload, the old way
     #[arg(long, value_enum, default_value = "slots")]
     pub via: ViaArg,

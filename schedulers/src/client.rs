@@ -10,6 +10,7 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use framework::control::{self, Conversation, Request, Response, SwapRequest};
 use framework::kernel::KernelState;
 use framework::pins;
+use framework::policy::ConfigFile;
 
 use crate::cli::{SwapArgs, absolute, millis};
 use crate::render;
@@ -23,6 +24,7 @@ pub fn swap(args: &SwapArgs) -> Result<ExitCode> {
     let request = Request::Swap(SwapRequest {
         policy: absolute(&args.policy)?,
         params: args.params.clone(),
+        config: args.config.as_deref().map(ConfigFile::read).transpose()?,
         via: args.via.into(),
         hold_ms: millis(args.hold),
         window_ms: millis(args.window),

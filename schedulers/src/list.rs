@@ -19,6 +19,9 @@ pub fn list(json: bool) -> Result<ExitCode> {
     }
     for policy in policies {
         println!("{:<14}{}", policy.name, policy.description);
+        if let Some(about) = &policy.config {
+            println!("  --config FILE: {about}");
+        }
         for param in &policy.params {
             println!(
                 "  {:<12}{} {} = {} ({} to {}): {}",

@@ -38,7 +38,7 @@ fn main() -> ExitCode {
         Some(Command::Stop) => client::stop(),
         Some(Command::Status { json }) => client::status(json),
         Some(Command::List { json }) => list::list(json),
-        Some(Command::Check { policy, json }) => check::check(&policy, json),
+        Some(Command::Check { policy, config, json }) => check::check(&policy, config.as_deref(), json),
         Some(Command::Doctor { json }) => doctor::doctor(json),
         Some(Command::Hint(args)) => hint::hint(&args),
         Some(Command::Demo { seconds }) => demo::run(seconds),

@@ -15,7 +15,9 @@ use framework::swap::Via;
 
 /// A policy with the parameters in force.
 pub fn policy(policy: &PolicyInForce) -> String {
-    let params: Vec<_> = policy.params.iter().map(|p| format!("{}={}", p.name, p.value)).collect();
+    let config = policy.config.iter().map(|file| format!("config {}", file.path));
+    let params = policy.params.iter().map(|p| format!("{}={}", p.name, p.value));
+    let params: Vec<_> = config.chain(params).collect();
     if params.is_empty() { policy.name.clone() } else { format!("{} ({})", policy.name, params.join(", ")) }
 }
 

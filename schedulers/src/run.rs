@@ -15,6 +15,7 @@ use framework::engine::{Config, Engine, Event};
 use framework::exit::ExitInfo;
 use framework::hints::{HintRequest, Hints};
 use framework::kernel::KernelState;
+use framework::policy::ConfigFile;
 use framework::report::SwapReport;
 use framework::root::{all_ops, ops_for};
 use framework::signals;
@@ -102,9 +103,10 @@ fn tell_dump(args: &RunArgs, info: &ExitInfo, out: &Output) {
 /// Attaches a scheduler.
 fn start(args: &RunArgs, calls: Sender<Call>) -> Result<(Output, Engine, Server)> {
     let policy = absolute(args.policy.as_deref().context("--policy is missing")?)?;
+    let file = args.config.as_deref().map(ConfigFile::read).transpose()?;
     let before = KernelState::read();
     let remains = upgrade::look_for_kept()?;
-    let prepared = Engine::prepare(config(args)?, &policy, &args.params)?;
+    let prepared = Engine::prepare(config(args)?, &policy, &args.params, file)?;
     let (server, left_behind) = Server::start(&control::dir(), prepared.policy(), calls)?;
     let out = Output::start(args.json)?;
     if let Some(kept) = remains {
@@ -260,6 +262,7 @@ impl Session<'_> {
         let request = SwapRequest {
             policy: absolute(policy)?,
             params: Vec::new(),
+            config: None,
             via: if self.args.direct { Via::Reload } else { Via::Slots },
             hold_ms: millis(self.args.hold),
             window_ms: millis(self.args.window),

@@ -80,6 +80,31 @@ fn hints_that_cannot_be() {
 }
 
 #[test]
+fn configurations_that_cannot_be() {
+    let path = std::env::temp_dir().join(format!("wrong-{}.toml", std::process::id()));
+    std::fs::write(&path, "# a comment\n[[layer]]\nname = \"a\"\ncpu = \"0\"\n").unwrap();
+    let wrong = path.to_str().unwrap();
+    for command in [&["--policy", "layers"][..], &["check", "layers"], &["swap", "layers"]] {
+        let with = |file| [command, &["--config", file]].concat();
+        refused(
+            &with("/no/such.toml"),
+            "cannot read the configuration /no/such.toml: No such file or directory",
+        );
+    }
+    for command in [&["--policy", "layers"][..], &["check", "layers"]] {
+        let with = |file| [command, &["--config", file]].concat();
+        refused(
+            &with(wrong),
+            &format!("{wrong}: line 4: unknown field `cpu`, expected one of `name`, `match`"),
+        );
+    }
+    refused(&["check", "fifo", "--config", wrong], "fifo takes no configuration file: leave out --config");
+    refused(&["--policy", "vtime", "--config", wrong], "vtime takes no configuration file");
+    scx_run(&["--take-over", "--config", wrong]).failure().stderr(contains("cannot be used with"));
+    std::fs::remove_file(&path).unwrap();
+}
+
+#[test]
 fn options_that_make_no_sense() {
     scx_run(&["--policy", "fifo", "--duration", "soon"]).failure().stderr(contains("is no duration"));
     scx_run(&["--policy", "fifo", "--swap-to", "vtime"]).failure().stderr(contains("NAME@TIME"));
@@ -95,7 +120,8 @@ fn list_describes_each_policy_and_parameter() {
         contains("fifo          one shared queue")
             .and(contains("slice_us    u64 us = 20000 (100 to 1000000)"))
             .and(contains("vtime         weighted fair shares"))
-            .and(contains("balance       a fair queue per last-level cache")),
+            .and(contains("balance       a fair queue per last-level cache"))
+            .and(contains("  --config FILE: TOML: rules that assign tasks to layers")),
     );
     let json = scx_run(&["list", "--json"]).success().get_output().stdout.clone();
     let policies: serde_json::Value = serde_json::from_slice(&json).unwrap();

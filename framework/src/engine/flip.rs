@@ -68,11 +68,13 @@ impl Engine {
             return Ok(None);
         }
         let wanted = params::resolve(&held.name, self.root()?.params(slot), &request.params)?;
-        Ok(if wanted == held.params { self.machine.take_held() } else { None })
+        let same = wanted == held.params && request.config == held.config;
+        Ok(if same { self.machine.take_held() } else { None })
     }
 
     pub(super) fn load_into_slot(&mut self, request: &SwapRequest) -> Result<(SlotId, Duration)> {
         let policy = Image::find(self.config.catalogue, &request.policy)?.open()?;
+        let policy = policy.configure(request.config.clone())?;
         let slot = self.root()?.install(policy, &request.params)?;
         if let Err(error) = self.make_way().and_then(|()| self.root()?.prepare(slot)) {
             self.root()?.retire(slot)?;

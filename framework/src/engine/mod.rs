@@ -23,7 +23,7 @@ use crate::hints::Hints;
 use crate::kernel::KernelState;
 use crate::latency::{LatencyMeter, Per, Sample};
 use crate::pins;
-use crate::policy::{Catalogue, Image, PolicyInForce};
+use crate::policy::{Catalogue, ConfigFile, Image, PolicyInForce};
 use crate::report::{SlotStatus, Status, SwapReport};
 use crate::root::{NR_SLOTS, Root};
 use crate::scheduler::Scheduler;
@@ -159,8 +159,13 @@ impl Engine {
 
     /// Loads a scheduler with the policy in it. The kernel has verified everything after this; nothing is
     /// attached.
-    pub fn prepare(config: Config, policy: &str, params: &[String]) -> Result<Prepared> {
-        let policy = Image::find(config.catalogue, policy)?.open()?;
+    pub fn prepare(
+        config: Config,
+        policy: &str,
+        params: &[String],
+        file: Option<ConfigFile>,
+    ) -> Result<Prepared> {
+        let policy = Image::find(config.catalogue, policy)?.open()?.configure(file)?;
         if config.direct && config.keep {
             bail!("--keep needs the root scheduler; leave out --direct");
         }
@@ -258,12 +263,11 @@ impl Engine {
         self.offered = false;
         self.end_window()?;
         let last = self.policy().clone();
-        let (origin, params) = match fallback {
-            Some(name) => (name.to_owned(), Vec::new()),
-            None => (last.origin.clone(), last.assignments()),
-        };
         self.scheduler.detach()?;
-        self.attach_anew(&origin, &params)?;
+        match fallback {
+            Some(name) => self.attach_anew(name, &[], None)?,
+            None => self.attach_anew(&last.origin, &last.assignments(), last.config)?,
+        }
         self.discard_window()?;
         self.open_run()
     }

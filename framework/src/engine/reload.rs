@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result};
 use super::Engine;
 use crate::control::SwapRequest;
 use crate::kernel::monotonic_ns;
-use crate::policy::Image;
+use crate::policy::{ConfigFile, Image};
 use crate::report::SwapReport;
 use crate::scheduler::Scheduler;
 
@@ -21,12 +21,17 @@ impl Engine {
             return self.scheduler.activate(self.config.keep);
         }
         let last = self.policy().clone();
-        self.attach_anew(&last.origin, &last.assignments())
+        self.attach_anew(&last.origin, &last.assignments(), last.config)
     }
 
     /// Loads a scheduler with this policy in the place of one that has been detached, and attaches it.
-    pub(super) fn attach_anew(&mut self, origin: &str, params: &[String]) -> Result<()> {
-        let policy = Image::find(self.config.catalogue, origin)?.open()?;
+    pub(super) fn attach_anew(
+        &mut self,
+        origin: &str,
+        params: &[String],
+        file: Option<ConfigFile>,
+    ) -> Result<()> {
+        let policy = Image::find(self.config.catalogue, origin)?.open()?.configure(file)?;
         self.scheduler = Scheduler::load(&self.config, policy, params, Some(&self.scheduler))?;
         self.scheduler.activate(self.config.keep)
     }
@@ -35,6 +40,7 @@ impl Engine {
     pub(super) fn reload(&mut self, request: &SwapRequest) -> Result<SwapReport> {
         let from = self.policy().name.clone();
         let policy = Image::find(self.config.catalogue, &request.policy)?.open()?;
+        let policy = policy.configure(request.config.clone())?;
         let to = policy.info().name.clone();
         let start = Instant::now();
         let mut next = Scheduler::load(&self.config, policy, &request.params, Some(&self.scheduler))?;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! Policies: where they come from, what they say of themselves, and loading them.
 
+mod config;
 mod load_error;
 mod loaded;
 mod object;
@@ -17,6 +18,8 @@ use serde::{Deserialize, Serialize};
 use crate::agent;
 use crate::slow_path;
 
+pub(crate) use config::CONFIG;
+pub use config::{Compile, ConfigFile};
 pub use load_error::LoadError;
 pub(crate) use load_error::load_error;
 pub use loaded::LoadedPolicy;
@@ -35,6 +38,8 @@ pub struct BuiltIn {
     pub object: &'static [u8],
     /// Makes its half in this process, if it has one.
     pub half: Option<Half>,
+    /// Compiles its configuration file, if it takes one.
+    pub compile: Option<Compile>,
 }
 
 /// The half of a policy in this process.
@@ -56,14 +61,16 @@ pub struct Image {
     pub origin: String,
     bytes: Cow<'static, [u8]>,
     half: Option<Half>,
+    compile: Option<Compile>,
 }
 
 impl Image {
     /// Finds a policy: a built-in one by name, or an object file by path (anything with a `/` or ending in
     /// `.o`).
     pub fn find(catalogue: Catalogue, policy: &str) -> Result<Self> {
-        if let Some(BuiltIn { name, object, half }) = catalogue.iter().find(|one| one.name == policy) {
-            return Ok(Image { origin: (*name).into(), bytes: Cow::Borrowed(object), half: *half });
+        if let Some(one) = catalogue.iter().find(|one| one.name == policy) {
+            let (origin, bytes) = (one.name.into(), Cow::Borrowed(one.object));
+            return Ok(Image { origin, bytes, half: one.half, compile: one.compile });
         }
         if !policy.contains('/') && !policy.ends_with(".o") {
             let names: Vec<_> = catalogue.iter().map(|one| one.name).collect();
@@ -77,12 +84,12 @@ impl Image {
         if !bytes.starts_with(b"\x7fELF") {
             bail!("{} is no BPF object: compile it with scripts/policy-cc", path.display());
         }
-        Ok(Image { origin: policy.into(), bytes: Cow::Owned(bytes), half: None })
+        Ok(Image { origin: policy.into(), bytes: Cow::Owned(bytes), half: None, compile: None })
     }
 
     /// Opens the object and reads what it says of itself.
     pub fn open(&self) -> Result<OpenPolicy> {
-        OpenPolicy::open(&self.bytes, &self.origin, self.half)
+        OpenPolicy::open(&self.bytes, &self.origin, self.half, self.compile)
             .with_context(|| format!("{} is not a usable policy", self.origin))
     }
 }
@@ -96,6 +103,9 @@ pub struct PolicyInfo {
     pub description: String,
     /// Its parameters, in the order of their names.
     pub params: Vec<ParamSpec>,
+    /// What it takes a configuration file for, if it takes one: one line.
+    #[serde(default)]
+    pub config: Option<String>,
     /// The sched_ext ops it brings (those that the root has anyway are left out).
     pub ops: Vec<String>,
     /// `sched_ext_ops.flags` it asks for.
@@ -113,6 +123,9 @@ pub struct PolicyInForce {
     pub origin: String,
     /// Value of each parameter.
     pub params: Vec<ParamValue>,
+    /// Its configuration, if it was given one.
+    #[serde(default)]
+    pub config: Option<ConfigFile>,
     /// Tells it from the policies before it.
     pub epoch: u64,
 }
@@ -129,8 +142,8 @@ mod tests {
     use super::*;
 
     const CATALOGUE: Catalogue = &[
-        BuiltIn { name: "fifo", object: b"\x7fELF", half: None },
-        BuiltIn { name: "vtime", object: b"\x7fELF", half: None },
+        BuiltIn { name: "fifo", object: b"\x7fELF", half: None, compile: None },
+        BuiltIn { name: "vtime", object: b"\x7fELF", half: None, compile: None },
     ];
 
     #[test]

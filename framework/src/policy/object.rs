@@ -16,7 +16,7 @@ use scx_utils::compat;
 use super::load_error::{last_line, load_error};
 use super::loaded::{LoadedPolicy, PREPARE};
 use super::params::{self, ParamSpec, ParamValue};
-use super::{Half, PolicyInForce, PolicyInfo, StructOps};
+use super::{CONFIG, Compile, ConfigFile, Half, PolicyInForce, PolicyInfo, StructOps};
 use crate::agent;
 use crate::cores;
 use crate::globals::{Globals, btf_of, raw_id};
@@ -63,10 +63,19 @@ pub struct OpenPolicy {
     layout: String,
     origin: String,
     half: Option<Half>,
+    compile: Option<Compile>,
+    config: Option<ConfigFile>,
+    /// The value of [`CONFIG`], if there is one.
+    compiled: Vec<u8>,
 }
 
 impl OpenPolicy {
-    pub(super) fn open(bytes: &[u8], origin: &str, half: Option<Half>) -> Result<Self> {
+    pub(super) fn open(
+        bytes: &[u8],
+        origin: &str,
+        half: Option<Half>,
+        compile: Option<Compile>,
+    ) -> Result<Self> {
         libbpf_log::take();
         let mut object = ObjectBuilder::default()
             .open_memory(bytes)
@@ -81,6 +90,7 @@ impl OpenPolicy {
             name: ops.name(),
             description: description(&object)?,
             params: specs,
+            config: config_description(&object, &globals)?,
             ops: policy_ops(&ops),
             flags: ops.number("flags", 8),
             fits_slot,
@@ -95,13 +105,31 @@ impl OpenPolicy {
                 "its decisions are made by a process, which is not part of the object: build it into scx_run"
             );
         }
+        if info.config.is_some() != compile.is_some() {
+            bail!(
+                "its configuration is compiled by a process, which is not part of the object: build it into scx_run"
+            );
+        }
+        let compiled = compile.map_or(Ok(Vec::new()), |compile| compile(""))?;
         let layout = pins::layout(&object)?;
-        Ok(OpenPolicy { object, globals, ops, info, layout, origin: origin.into(), half })
+        let (origin, config) = (origin.into(), None);
+        Ok(OpenPolicy { object, globals, ops, info, layout, origin, half, compile, config, compiled })
     }
 
     /// What the policy says of itself.
     pub fn info(&self) -> &PolicyInfo {
         &self.info
+    }
+
+    /// Gives it a configuration, which is compiled here. `None` leaves it with the one of a policy that is given none.
+    pub fn configure(mut self, config: Option<ConfigFile>) -> Result<Self> {
+        let Some(config) = config else { return Ok(self) };
+        let Some(compile) = self.compile else {
+            bail!("{} takes no configuration file: leave out --config", self.info.name);
+        };
+        self.compiled = config.compile(compile)?;
+        self.config = Some(config);
+        Ok(self)
     }
 
     /// Loads the policy for a slot of the root scheduler, sharing the root's maps. Nothing is attached.
@@ -117,7 +145,7 @@ impl OpenPolicy {
     /// Loads the policy once more, over the memory of one that is in a slot: its pinned maps. The ops stay those that
     /// are there.
     pub(crate) fn load_over(
-        self,
+        mut self,
         kept: &KeptSlot,
         maps: SharedMaps<'_>,
         pinned: &Path,
@@ -126,6 +154,8 @@ impl OpenPolicy {
         if self.info.name != *name || self.layout != kept.layout {
             bail!("{}: the policy {name} that runs is of {}", self.origin, pins::ANOTHER_LAYOUT);
         }
+        // What has been made of it is with the other constants in the pinned maps.
+        self.config = kept.policy.config.clone();
         self.load_shared(&kept.policy.assignments(), *epoch, maps, Some(pinned))
     }
 
@@ -191,6 +221,7 @@ impl OpenPolicy {
         for ParamValue { name, value } in &values {
             self.globals.set(&mut self.object, name, *value)?;
         }
+        self.globals.set_bytes(&mut self.object, CONFIG, &self.compiled)?;
         self.globals.set(&mut self.object, "policy_dsq_base", dsq_base(epoch))?;
         self.globals.set(&mut self.object, "policy_epoch", epoch)?;
         self.globals.set(&mut self.object, "policy_nr_cpus", *scx_utils::NR_CPU_IDS as u64)?;
@@ -215,7 +246,13 @@ impl OpenPolicy {
         libbpf_log::take();
         let origin = &self.origin;
         let object = self.object.load().map_err(|error| load_error(origin, &error))?;
-        let in_force = PolicyInForce { name: self.info.name, origin: self.origin, params: values, epoch };
+        let in_force = PolicyInForce {
+            name: self.info.name,
+            origin: self.origin,
+            params: values,
+            config: self.config,
+            epoch,
+        };
         Ok(LoadedPolicy {
             object,
             globals: self.globals,
@@ -296,6 +333,13 @@ fn description(object: &OpenObject) -> Result<String> {
         .into_iter()
         .find_map(|(_, text)| Some(text.strip_prefix("policy:")?.to_owned()))
         .unwrap_or_default())
+}
+
+/// What the policy says of its configuration file in `POLICY_CONFIG`.
+fn config_description(object: &OpenObject, globals: &Globals) -> Result<Option<String>> {
+    let Some(config) = globals.get(CONFIG) else { return Ok(None) };
+    let mut tags = tags(object)?.into_iter().filter(|(id, _)| *id == config.type_id);
+    Ok(tags.find_map(|(_, text)| Some(text.strip_prefix("config:")?.to_owned())))
 }
 
 fn param_specs(object: &mut OpenObject, globals: &Globals) -> Result<Vec<ParamSpec>> {

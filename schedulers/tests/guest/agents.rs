@@ -270,7 +270,7 @@ impl Unruly {
             keep: false,
         };
         let params: Vec<_> = params.iter().map(|param| (*param).to_owned()).collect();
-        Unruly(Engine::prepare(config, "unruly", &params).unwrap().attach().unwrap())
+        Unruly(Engine::prepare(config, "unruly", &params, None).unwrap().attach().unwrap())
     }
 
     fn status(&self) -> AgentStatus {

@@ -14,6 +14,7 @@ pub const CATALOGUE: Catalogue = &[BuiltIn {
     name: "unruly",
     object: include_bytes!(concat!(env!("OUT_DIR"), "/unruly.bpf.o")),
     half: Some(Half::Agent(new)),
+    compile: None,
 }];
 
 struct Unruly {

@@ -8,6 +8,7 @@ mod support;
 mod central;
 mod edf;
 mod flatcg;
+mod layers;
 
 use std::io::{Read as _, Write as _};
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -162,6 +162,7 @@ pub fn request(policy: &str) -> SwapRequest {
     SwapRequest {
         policy: policy.into(),
         params: Vec::new(),
+        config: None,
         via: Via::Slots,
         hold_ms: 0,
         window_ms: 0,

@@ -9,7 +9,7 @@ fn interactive_gives_sleepers_the_cpu_of_a_hog_at_once() {
     pin(0);
     let _running =
         Running::start(&["--policy", "interactive", "--param", "slice_us=1000000", "--stats", "0"]);
-    sleeper_takes_the_cpu_of_a_hog(|| ());
+    sleeper_takes_the_cpu_of_a_hog(Duration::from_secs(1), || ());
     assert!(status().slots[0].counts["preempted"] >= 90);
 }
 

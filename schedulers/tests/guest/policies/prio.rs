@@ -79,6 +79,6 @@ fn prio_gives_worse_levels_what_keeps_them_from_starving() {
 fn prio_takes_the_cpu_from_a_worse_level_at_once() {
     pin(0);
     let _running = Running::start(&["--policy", "prio", "--param", "slice_us=1000000", "--stats", "0"]);
-    sleeper_takes_the_cpu_of_a_hog(|| nice(-1));
+    sleeper_takes_the_cpu_of_a_hog(Duration::from_secs(1), || nice(-1));
     assert!(status().slots[0].counts["preempted"] >= 100);
 }
