@@ -76,7 +76,8 @@ fn serve(stream: &UnixStream, user_hints: bool, calls: &Sender<Call>) -> Result<
 fn read_line(mut stream: &UnixStream) -> Result<Vec<u8>> {
     let deadline = Instant::now() + ASKING;
     let mut line = Vec::new();
-    let mut some = [0; REQUEST];
+    // What is not read would take the answer away with it as the connection is closed.
+    let mut some = [0; 8 * REQUEST];
     while !line.ends_with(b"\n") && line.len() < REQUEST {
         let left = deadline.saturating_duration_since(Instant::now());
         ensure!(!left.is_zero(), "it takes too long to ask");
@@ -98,6 +99,7 @@ fn hint_peer(
     if peer.uid != 0 && !user_hints {
         bail!("scx_run takes hints of root's programs only; --user-hints lets it take those of all");
     }
+    ensure!(line.len() <= REQUEST, "not a request: it is longer than {REQUEST} bytes");
     let request: OwnRequest = serde_json::from_slice(line).context("not a request")?;
     let action = match request.hint {
         Some(text) => Action::Set(text.parse::<Hint>()?),
