@@ -14,6 +14,10 @@ fn main() -> Result<()> {
         .add_include_path("../bpf/include")
         .enable_skel("../bpf/latency.bpf.c", "latency")
         .build()?;
+    BpfBuilder::new()?
+        .add_include_path("../bpf/include")
+        .enable_skel("../bpf/environ.bpf.c", "environ")
+        .build()?;
     println!("cargo:rerun-if-changed=../bpf");
     Ok(())
 }

@@ -114,6 +114,16 @@ enum policy_class {
 	POLICY_BATCH,
 };
 
+/* Who gets a hint from the task that has it. */
+enum hint_scope {
+	/* nobody */
+	HINT_TASK,
+	/* the threads that it starts */
+	HINT_PROCESS,
+	/* these, and processes: it follows the environment variable that it is from */
+	HINT_ENVIRON,
+};
+
 /*
  * What somebody who knows a task says of its needs (`scx_run hint`): the task storage
  * map policy_hints. A policy may act on it or not. 0 means that nothing was said.
@@ -125,7 +135,8 @@ struct policy_hint {
 	u64 slice_ns;
 	/* enum policy_class */
 	u32 class;
-	u32 unused;
+	/* enum hint_scope; of no concern to a policy */
+	u32 scope;
 };
 
 /* One line of the census iterator: a runnable task that is not on a CPU. */
@@ -142,6 +153,7 @@ struct census_entry {
 	char comm[16];
 };
 
+#include "environ_intf.h"
 #include "delegate_intf.h"
 #include "latency_intf.h"
 

@@ -7,6 +7,7 @@
 #define __SHARED_MAPS_BPF_H
 
 #include "intf.h"
+#include "hints_map.bpf.h"
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
@@ -28,13 +29,5 @@ struct {
  * the section is shared like the maps above, one store for all policies.
  */
 volatile s32 policy_agent_tgid SEC(".data.agent") = -1;
-
-/* Written by scx_run only, which outlives a root that is attached again. */
-struct {
-	__uint(type, BPF_MAP_TYPE_TASK_STORAGE);
-	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__type(key, int);
-	__type(value, struct policy_hint);
-} policy_hints SEC(".maps");
 
 #endif /* __SHARED_MAPS_BPF_H */

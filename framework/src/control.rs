@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! The control socket: one JSON line asks, one JSON line answers; as many pairs as the client likes.
 //!
-//! It lies in a directory that only root can enter. Beside it, `run.json` says who is running, so that the next
-//! start can tell what became of the last one.
+//! Only root can open it. Beside it, `run.json` says who is running, so that the next start can tell what became of the
+//! last one, and a second socket is for programs that hint themselves.
+
+mod own;
 
 use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -105,10 +107,7 @@ const LAST_ANSWERS: Duration = Duration::from_secs(1);
 const SOCKET: &str = "control.sock";
 const RUN_FILE: &str = "run.json";
 
-/// The directory of the socket: `/run/scx_run`, or `$SCX_RUN_DIR`.
-pub fn dir() -> PathBuf {
-    std::env::var_os("SCX_RUN_DIR").map_or_else(|| "/run/scx_run".into(), PathBuf::from)
-}
+pub use scx_hint::run_dir as dir;
 
 /// The socket and its threads; dropping it removes the files.
 pub struct Server {
@@ -122,12 +121,15 @@ pub struct Server {
 /// A socket that nobody knows of yet.
 pub struct Unpublished {
     dir: PathBuf,
-    listener: Option<UnixListener>,
+    user_hints: bool,
+    /// The control socket, and the one for programs that hint themselves.
+    listeners: Option<(UnixListener, UnixListener)>,
 }
 
 impl Unpublished {
-    /// Makes the socket, beside that of a process that may still be running.
-    pub fn new(dir: &Path) -> Result<Self> {
+    /// Makes the socket, beside that of a process that may still be running. `user_hints`: programs of all users may hint
+    /// themselves.
+    pub fn new(dir: &Path, user_hints: bool) -> Result<Self> {
         fs::DirBuilder::new()
             .recursive(true)
             .mode(0o700)
@@ -140,7 +142,10 @@ impl Unpublished {
             UnixListener::bind(&socket).with_context(|| format!("creating {}", socket.display()))?;
         fs::set_permissions(&socket, fs::Permissions::from_mode(0o600))
             .with_context(|| format!("protecting {}", socket.display()))?;
-        Ok(Unpublished { dir: dir.into(), listener: Some(listener) })
+        // From here on what is made goes with this.
+        let mut made = Unpublished { dir: dir.into(), user_hints, listeners: None };
+        made.listeners = Some((listener, own::bind(&own::unpublished(dir), user_hints)?));
+        Ok(made)
     }
 
     /// Puts it in the place of whatever was there, at once, and starts to answer: calls go to `calls`.
@@ -148,11 +153,18 @@ impl Unpublished {
         let dir = self.dir.clone();
         let socket = dir.join(SOCKET);
         fs::rename(unpublished(&dir), &socket).with_context(|| format!("creating {}", socket.display()))?;
-        let listener = self.listener.take().context("the socket is published already")?;
+        fs::rename(own::unpublished(&dir), dir.join(scx_hint::SOCKET))
+            .context("creating the socket for hints")?;
+        let (listener, own) = self.listeners.take().context("the socket is published already")?;
+        let user_hints = self.user_hints;
         let server = Server { dir, left: false, pending: Arc::default() };
         let run = RunFile { pid: std::process::id(), policy: policy.into() };
         fs::write(server.dir.join(RUN_FILE), serde_json::to_vec(&run)?).context("writing run.json")?;
         let pending = server.pending.clone();
+        let own_calls = calls.clone();
+        thread::Builder::new()
+            .name("hint-calls".into())
+            .spawn(move || own::accept(&own, user_hints, &own_calls))?;
         thread::Builder::new().name("control".into()).spawn(move || accept(&listener, &calls, &pending))?;
         Ok(server)
     }
@@ -160,9 +172,9 @@ impl Unpublished {
 
 impl Drop for Unpublished {
     fn drop(&mut self) {
-        if self.listener.is_some() {
-            // Nothing can be done about a file that cannot be removed.
-            let _ = fs::remove_file(unpublished(&self.dir));
+        // Those that were published have another name. Nothing can be done about a file that cannot be removed.
+        for file in [unpublished(&self.dir), own::unpublished(&self.dir)] {
+            let _ = fs::remove_file(file);
         }
     }
 }
@@ -174,7 +186,12 @@ fn unpublished(dir: &Path) -> PathBuf {
 impl Server {
     /// Starts to listen. Calls go to `calls`. Also returns what a former scx_run left behind, if it did not end
     /// in order.
-    pub fn start(dir: &Path, policy: &str, calls: Sender<Call>) -> Result<(Self, Option<RunFile>)> {
+    pub fn start(
+        dir: &Path,
+        policy: &str,
+        user_hints: bool,
+        calls: Sender<Call>,
+    ) -> Result<(Self, Option<RunFile>)> {
         let socket = dir.join(SOCKET);
         if UnixStream::connect(&socket).is_ok() {
             bail!(
@@ -184,7 +201,7 @@ impl Server {
         }
         let left_behind = read_run_file(dir);
         // It replaces a socket that refuses connections, which is what a killed scx_run leaves.
-        Ok((Unpublished::new(dir)?.publish(policy, calls)?, left_behind))
+        Ok((Unpublished::new(dir, user_hints)?.publish(policy, calls)?, left_behind))
     }
 
     /// Leaves the files to the process that has taken over.
@@ -203,7 +220,7 @@ impl Drop for Server {
         if self.left {
             return;
         }
-        for name in [SOCKET, RUN_FILE] {
+        for name in [SOCKET, scx_hint::SOCKET, RUN_FILE] {
             // Nothing can be done about a file that cannot be removed while ending.
             let _ = fs::remove_file(self.dir.join(name));
         }
@@ -331,7 +348,7 @@ mod tests {
     fn a_call_is_answered_and_the_files_go_away() {
         let dir = std::env::temp_dir().join(format!("scx_run-control-{}", std::process::id()));
         let (calls, incoming) = unbounded::<Call>();
-        let (server, left) = Server::start(&dir, "fifo", calls.clone()).unwrap();
+        let (server, left) = Server::start(&dir, "fifo", false, calls.clone()).unwrap();
         assert_eq!(left, None);
         thread::spawn(move || {
             for (request, reply) in incoming {
@@ -341,7 +358,7 @@ mod tests {
         });
         let Some(Response::Error(message)) = call(&dir, &Request::Status).unwrap() else { panic!() };
         assert_eq!(message, "no");
-        assert!(Server::start(&dir, "vtime", calls).is_err(), "one at a time");
+        assert!(Server::start(&dir, "vtime", false, calls).is_err(), "one at a time");
         assert_eq!(read_run_file(&dir).unwrap().policy, "fifo");
         drop(server);
         assert!(call(&dir, &Request::Status).unwrap().is_none());
@@ -353,7 +370,7 @@ mod tests {
     fn whoever_hangs_up_while_taking_over_withdraws() {
         let dir = std::env::temp_dir().join(format!("scx_run-takeover-{}", std::process::id()));
         let (calls, incoming) = unbounded::<Call>();
-        let (old, _) = Server::start(&dir, "fifo", calls.clone()).unwrap();
+        let (old, _) = Server::start(&dir, "fifo", false, calls.clone()).unwrap();
         let mut conversation = Conversation::open(&dir).unwrap().unwrap();
         thread::spawn(move || {
             let (request, reply) = incoming.recv().unwrap();
@@ -366,7 +383,7 @@ mod tests {
         conversation.ask(&Request::Offer).unwrap();
         // Another socket takes the place of the first, whose owner leaves it.
         let (new_calls, new_incoming) = unbounded::<Call>();
-        let new = Unpublished::new(&dir).unwrap().publish("vtime", new_calls).unwrap();
+        let new = Unpublished::new(&dir, true).unwrap().publish("vtime", new_calls).unwrap();
         drop(conversation);
         old.leave();
         assert_eq!(read_run_file(&dir).unwrap().policy, "vtime");

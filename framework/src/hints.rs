@@ -2,9 +2,13 @@
 //! Hints: what somebody who knows a task says of its needs, for policies to act on.
 //!
 //! They lie in a task storage map, `policy_hints`, that belongs to the root and that all policies may read
-//! (`policy_hint()` in `bpf/include/policy.bpf.h`). So they outlive a policy and die with the task. They are not
-//! inherited. The map's key is a pidfd: it names one task for good, however often its number is used again.
+//! (`policy_hint()` in `bpf/include/policy.bpf.h`). So they outlive a policy and die with the task. Whether what the task
+//! starts gets them is their [`Scope`]; `bpf/environ.bpf.c` hands them on. The map's key is a pidfd: it names one task
+//! for good, however often its number is used again.
+//!
+//! What a hint is, and how a program asks for itself, is in the crate `scx_hint`, which needs no BPF.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::mem::offset_of;
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
@@ -14,6 +18,8 @@ use anyhow::{Context, Result, bail};
 use libbpf_rs::{ErrorKind, MapCore as _, MapFlags, MapHandle};
 use serde::{Deserialize, Serialize};
 
+pub use scx_hint::{Class, HOW, Hint, ParseError, duration};
+
 use crate::intf::{self, policy_hint};
 
 /// Bytes of a task's name that the kernel keeps.
@@ -21,22 +27,8 @@ const COMM_LEN: usize = 15;
 /// Where cgroups are mounted, which is not part of a cgroup's name.
 const CGROUP_ROOT: &str = "/sys/fs/cgroup";
 
-/// What matters most to a task.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Class {
-    /// Nothing in particular.
-    #[default]
-    Normal,
-    /// To run soon after it wakes up.
-    Latency,
-    /// To get much done: it can wait.
-    Batch,
-}
-
-impl Class {
-    /// As BPF has it: `enum policy_class`.
-    pub fn raw(self) -> u32 {
+impl Raw for Class {
+    fn raw(self) -> u32 {
         match self {
             Class::Normal => intf::policy_class_POLICY_NORMAL,
             Class::Latency => intf::policy_class_POLICY_LATENCY,
@@ -44,7 +36,7 @@ impl Class {
         }
     }
 
-    pub(crate) fn of_raw(raw: u32) -> Self {
+    fn of_raw(raw: u32) -> Self {
         match raw {
             intf::policy_class_POLICY_LATENCY => Class::Latency,
             intf::policy_class_POLICY_BATCH => Class::Batch,
@@ -53,38 +45,69 @@ impl Class {
     }
 }
 
-/// A hint. What is not said is `None`.
+/// Who gets a hint from the task that has it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Hint {
-    /// It should have run this long after it woke up, ns.
-    pub deadline_ns: Option<u64>,
-    /// How long it wants to run at a time, ns.
-    pub slice_ns: Option<u64>,
-    /// What matters most to it.
-    pub class: Class,
+#[serde(rename_all = "lowercase")]
+pub enum Scope {
+    /// Nobody.
+    #[default]
+    Thread,
+    /// Threads that it starts.
+    Process,
+    /// Threads and processes that it starts, until one executes a program that the environment says nothing to.
+    Environment,
 }
 
-impl Hint {
-    /// As `struct policy_hint` lies in memory.
-    fn to_bytes(self) -> [u8; size_of::<policy_hint>()] {
-        let mut bytes = [0; size_of::<policy_hint>()];
-        let mut put = |at: usize, value: &[u8]| bytes[at..at + value.len()].copy_from_slice(value);
-        put(offset_of!(policy_hint, deadline_ns), &self.deadline_ns.unwrap_or(0).to_ne_bytes());
-        put(offset_of!(policy_hint, slice_ns), &self.slice_ns.unwrap_or(0).to_ne_bytes());
-        put(offset_of!(policy_hint, class), &self.class.raw().to_ne_bytes());
-        bytes
+impl Raw for Scope {
+    fn raw(self) -> u32 {
+        match self {
+            Scope::Thread => intf::hint_scope_HINT_TASK,
+            Scope::Process => intf::hint_scope_HINT_PROCESS,
+            Scope::Environment => intf::hint_scope_HINT_ENVIRON,
+        }
     }
 
-    fn of_bytes(bytes: &[u8]) -> Option<Self> {
-        let word = |at| Some(u64::from_ne_bytes(*bytes.get(at..)?.first_chunk()?));
-        let class = u32::from_ne_bytes(*bytes.get(offset_of!(policy_hint, class)..)?.first_chunk()?);
-        let said = |value| (value != 0).then_some(value);
-        Some(Hint {
-            deadline_ns: said(word(offset_of!(policy_hint, deadline_ns))?),
-            slice_ns: said(word(offset_of!(policy_hint, slice_ns))?),
-            class: Class::of_raw(class),
-        })
+    fn of_raw(raw: u32) -> Self {
+        match raw {
+            intf::hint_scope_HINT_PROCESS => Scope::Process,
+            intf::hint_scope_HINT_ENVIRON => Scope::Environment,
+            _ => Scope::Thread,
+        }
     }
+}
+
+/// As the BPF side has it.
+pub(crate) trait Raw {
+    fn raw(self) -> u32;
+    fn of_raw(raw: u32) -> Self;
+}
+
+/// As `policy_hint(p)->class` is in BPF, for a policy that compares the two.
+pub fn raw_class(class: Class) -> u32 {
+    class.raw()
+}
+
+/// A hint, and who else gets it, as `struct policy_hint` lies in memory.
+pub(crate) fn to_bytes(hint: Hint, scope: Scope) -> [u8; size_of::<policy_hint>()] {
+    let mut bytes = [0; size_of::<policy_hint>()];
+    let mut put = |at: usize, value: &[u8]| bytes[at..at + value.len()].copy_from_slice(value);
+    put(offset_of!(policy_hint, deadline_ns), &hint.deadline_ns.unwrap_or(0).to_ne_bytes());
+    put(offset_of!(policy_hint, slice_ns), &hint.slice_ns.unwrap_or(0).to_ne_bytes());
+    put(offset_of!(policy_hint, class), &hint.class.raw().to_ne_bytes());
+    put(offset_of!(policy_hint, scope), &scope.raw().to_ne_bytes());
+    bytes
+}
+
+pub(crate) fn of_bytes(bytes: &[u8]) -> Option<(Hint, Scope)> {
+    let long = |at| Some(u64::from_ne_bytes(*bytes.get(at..)?.first_chunk()?));
+    let word = |at| Some(u32::from_ne_bytes(*bytes.get(at..)?.first_chunk()?));
+    let said = |value| (value != 0).then_some(value);
+    let hint = Hint {
+        deadline_ns: said(long(offset_of!(policy_hint, deadline_ns))?),
+        slice_ns: said(long(offset_of!(policy_hint, slice_ns))?),
+        class: Class::of_raw(word(offset_of!(policy_hint, class))?),
+    };
+    Some((hint, Scope::of_raw(word(offset_of!(policy_hint, scope))?)))
 }
 
 /// Whose hint.
@@ -93,6 +116,8 @@ impl Hint {
 pub enum Target {
     /// The thread with this id.
     Pid(i32),
+    /// All threads of this process, and those that it starts later.
+    Process(i32),
     /// Threads of this name.
     Comm(String),
     /// Threads in this cgroup and those below it.
@@ -134,10 +159,13 @@ pub struct Hinted {
     /// Its hint; after [`Action::Clear`] the one that it had.
     #[serde(flatten)]
     pub hint: Hint,
+    /// Who gets it from the thread.
+    #[serde(default)]
+    pub scope: Scope,
 }
 
 /// A live thread, held fast.
-struct Thread {
+pub(crate) struct Thread {
     fd: OwnedFd,
     pid: i32,
     tgid: i32,
@@ -146,7 +174,7 @@ struct Thread {
 
 impl Thread {
     /// `None` if there is none.
-    fn open(pid: i32) -> Option<Self> {
+    pub fn open(pid: i32) -> Option<Self> {
         // SAFETY: plain integers.
         let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, libc::PIDFD_THREAD) };
         let fd = i32::try_from(fd).ok().filter(|fd| *fd >= 0)?;
@@ -160,9 +188,15 @@ impl Thread {
         Some(Thread { fd, pid, tgid, comm })
     }
 
+    /// Its key in a map of tasks.
+    fn key(&self) -> [u8; 4] {
+        self.fd.as_raw_fd().to_ne_bytes()
+    }
+
     fn is(&self, target: &Target) -> bool {
         match target {
             Target::Pid(pid) => self.pid == *pid,
+            Target::Process(tgid) => self.tgid == *tgid,
             Target::Comm(name) => {
                 let name = name.as_bytes();
                 self.comm.as_bytes() == &name[..name.len().min(COMM_LEN)]
@@ -175,8 +209,8 @@ impl Thread {
         }
     }
 
-    fn with(self, hint: Hint) -> Hinted {
-        Hinted { pid: self.pid, tgid: self.tgid, comm: self.comm, hint }
+    fn with(self, (hint, scope): (Hint, Scope)) -> Hinted {
+        Hinted { pid: self.pid, tgid: self.tgid, comm: self.comm, hint, scope }
     }
 }
 
@@ -190,20 +224,48 @@ fn in_cgroup(text: &str, wanted: &str) -> bool {
 }
 
 /// Numbers in the names of a directory's entries.
-fn numbers(dir: &str) -> Vec<i32> {
+pub(crate) fn numbers(dir: &str) -> Vec<i32> {
     let entries = fs::read_dir(dir).into_iter().flatten().flatten();
     entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
 }
 
+/// The threads of a process, and then those that these have started before they were passed on: each that is started later
+/// is so by one that has been.
+pub(crate) fn threads_of(process: i32) -> impl Iterator<Item = Thread> {
+    let dir = format!("/proc/{process}/task");
+    let mut seen = BTreeSet::new();
+    let mut found = Vec::new();
+    std::iter::from_fn(move || {
+        if found.is_empty() {
+            found = numbers(&dir);
+            found.retain(|pid| seen.insert(*pid));
+        }
+        found.pop()
+    })
+    .filter_map(Thread::open)
+    .filter(move |thread| thread.tgid == process)
+}
+
 impl Target {
     /// The live threads that this means, each opened when it is asked for.
-    fn threads(&self) -> impl Iterator<Item = Thread> {
-        let (one, processes) = match self {
-            Target::Pid(pid) => (Some(*pid), Vec::new()),
-            _ => (None, numbers("/proc")),
-        };
-        let all = processes.into_iter().flat_map(|process| numbers(&format!("/proc/{process}/task")));
-        one.into_iter().chain(all).filter_map(Thread::open).filter(|thread| thread.is(self))
+    fn threads(&self) -> Box<dyn Iterator<Item = Thread> + '_> {
+        match self {
+            Target::Pid(pid) => Box::new(Thread::open(*pid).into_iter()),
+            Target::Process(pid) => Box::new(threads_of(*pid)),
+            _ => {
+                let all = numbers("/proc").into_iter();
+                let all = all.flat_map(|process| numbers(&format!("/proc/{process}/task")));
+                Box::new(all.filter_map(Thread::open).filter(|thread| thread.is(self)))
+            }
+        }
+    }
+
+    /// Who gets a hint that is given to these.
+    fn scope(&self) -> Scope {
+        match self {
+            Target::Process(_) => Scope::Process,
+            _ => Scope::Thread,
+        }
     }
 
     /// Fails if it means nobody.
@@ -215,6 +277,9 @@ impl Target {
     fn nobody(&self) -> String {
         match self {
             Target::Pid(pid) => format!("there is no task with the id {pid}; `ps -eLf` lists them (LWP)"),
+            Target::Process(pid) => {
+                format!("there is no process with the id {pid}; `ps -e` lists them (PID)")
+            }
             Target::Comm(name) => {
                 format!("no thread is called {name:?}; `ps -eLo lwp,comm` lists the names of threads")
             }
@@ -240,12 +305,10 @@ impl Hints {
     pub fn serve(&self, request: &HintRequest) -> Result<Vec<Hinted>> {
         let mut hinted = Vec::new();
         for thread in request.target.threads() {
-            let key = thread.fd.as_raw_fd().to_ne_bytes();
             let hint = match request.action {
-                Action::Set(hint) => self.set(&key, hint, thread.pid)?,
-                // Whoever is dead meanwhile has none.
-                Action::Clear => self.get(&key).filter(|_| self.0.delete(&key).is_ok()),
-                Action::List => self.get(&key),
+                Action::Set(hint) => self.set(&thread, (hint, request.target.scope()))?,
+                Action::Clear => self.clear(&thread),
+                Action::List => self.get(&thread),
             };
             hinted.extend(hint.map(|hint| thread.with(hint)));
         }
@@ -256,18 +319,23 @@ impl Hints {
     }
 
     /// `None` if the thread has died meanwhile.
-    fn set(&self, key: &[u8], hint: Hint, pid: i32) -> Result<Option<Hint>> {
-        match self.0.update(key, &hint.to_bytes(), MapFlags::ANY) {
+    pub(crate) fn set(&self, thread: &Thread, (hint, scope): (Hint, Scope)) -> Result<Option<(Hint, Scope)>> {
+        match self.0.update(&thread.key(), &to_bytes(hint, scope), MapFlags::ANY) {
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
             outcome => {
-                outcome.with_context(|| format!("the kernel takes no hint for task {pid}"))?;
-                Ok(Some(hint))
+                outcome.with_context(|| format!("the kernel takes no hint for task {}", thread.pid))?;
+                Ok(Some((hint, scope)))
             }
         }
     }
 
-    fn get(&self, key: &[u8]) -> Option<Hint> {
-        Hint::of_bytes(&self.0.lookup(key, MapFlags::ANY).ok()??)
+    /// The hint that it had. Whoever is dead meanwhile has none.
+    pub(crate) fn clear(&self, thread: &Thread) -> Option<(Hint, Scope)> {
+        self.get(thread).filter(|_| self.0.delete(&thread.key()).is_ok())
+    }
+
+    pub(crate) fn get(&self, thread: &Thread) -> Option<(Hint, Scope)> {
+        of_bytes(&self.0.lookup(&thread.key(), MapFlags::ANY).ok()??)
     }
 }
 
@@ -284,11 +352,12 @@ mod tests {
     #[test]
     fn hints_are_laid_out_as_bpf_reads_them() {
         let hint = Hint { deadline_ns: Some(5_000_000), slice_ns: None, class: Class::Latency };
-        let bytes = hint.to_bytes();
-        assert_eq!(bytes[..8], 5_000_000u64.to_ne_bytes());
-        assert_eq!((bytes.len(), Hint::of_bytes(&bytes)), (24, Some(hint)));
-        assert_eq!(Hint::of_bytes(&bytes[..20]), Some(hint));
-        assert_eq!(Hint::of_bytes(&bytes[..19]), None);
+        for scope in [Scope::Thread, Scope::Process, Scope::Environment] {
+            let bytes = to_bytes(hint, scope);
+            assert_eq!(bytes[..8], 5_000_000u64.to_ne_bytes());
+            assert_eq!((bytes.len(), of_bytes(&bytes)), (24, Some((hint, scope))));
+            assert_eq!(of_bytes(&bytes[..23]), None);
+        }
     }
 
     #[test]
@@ -321,12 +390,18 @@ mod tests {
         // It gives itself its name.
         has_begun.recv().unwrap();
         Target::Comm(name.into()).check().unwrap();
-        Target::Pid(std::process::id() as i32).check().unwrap();
+        let me = std::process::id() as i32;
+        Target::Pid(me).check().unwrap();
+        let mine: Vec<_> = threads_of(me).map(|thread| thread.pid).collect();
+        assert!(mine.len() > 1 && mine.contains(&me), "{mine:?}");
         drop(sender);
         thread.join().unwrap().unwrap_err();
-        for nobody in
-            [Target::Comm("nobody-at-all".into()), Target::Pid(0), Target::Cgroup("/no/such".into())]
-        {
+        for nobody in [
+            Target::Comm("nobody-at-all".into()),
+            Target::Pid(0),
+            Target::Process(0),
+            Target::Cgroup("/no/such".into()),
+        ] {
             assert!(nobody.check().is_err(), "{nobody:?}");
         }
     }

@@ -16,6 +16,7 @@
 //! | [`engine`] | runs policies: drives swaps, measures, watches for trouble |
 //! | [`census`] | who waits, and for how long: finds lost tasks |
 //! | [`hints`] | what users say of the needs of tasks |
+//! | [`environ`] | hints in the environment of programs |
 //! | [`latency`] | latency of scheduling, for any scheduler |
 //! | [`exit`] | why the kernel threw a scheduler out, in plain words |
 //! | [`affinity`] | the CPUs that a thread may run on |
@@ -30,6 +31,7 @@ mod cores;
 pub mod direct;
 pub mod doctor;
 pub mod engine;
+pub mod environ;
 pub mod exit;
 mod globals;
 mod grace;

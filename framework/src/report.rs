@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::agent::AgentStatus;
+use crate::environ::EnvironStatus;
 use crate::kernel::KernelState;
 use crate::policy::PolicyInForce;
 use crate::slow_path::SlowPathStatus;
@@ -137,6 +138,9 @@ pub struct Status {
     /// Whether the scheduler stays attached when scx_run ends.
     #[serde(default)]
     pub keep: bool,
+    /// What has come of hints in the environment, if anybody sees to them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub environ: Option<EnvironStatus>,
     /// Policies that are loaded.
     pub slots: Vec<SlotStatus>,
     /// Swaps so far, oldest first; the last [`KEEP_SWAPS`] at most.

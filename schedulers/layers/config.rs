@@ -313,11 +313,10 @@ impl Compiler {
         }
         if let Some(hint) = rule.hint {
             compiled.conditions |= intf::layers_conditions_LAYERS_HINT;
-            compiled.class_ = match hint {
+            compiled.class_ = framework::hints::raw_class(match hint {
                 Hint::Latency => framework::hints::Class::Latency,
                 Hint::Batch => framework::hints::Class::Batch,
-            }
-            .raw();
+            });
         }
         if let Some(path) = &rule.cgroup {
             compiled.conditions |= intf::layers_conditions_LAYERS_CGROUP;

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use framework::hints::duration;
 use framework::latency::Per;
 use framework::swap::Via;
 
@@ -68,7 +69,10 @@ pub enum Command {
     ///
     /// A hint is kept by the running scx_run: it stays when the policy is swapped and goes when the task dies or
     /// scx_run ends. It replaces the task's former hint as a whole. --comm and --cgroup mean all threads that match
-    /// at this moment: those that come later, and children, have no hint.
+    /// at this moment: those that come later, and children, have no hint. --process means its later threads, too.
+    ///
+    /// A program that is started with SCX_HINT="class=latency deadline=5ms" in its environment has that hint, with its
+    /// threads and children. See docs/writing-a-policy.md for that, and for programs that hint themselves.
     Hint(HintArgs),
     /// The load that ./scripts/scx_run shows a policy with: CPU hogs, sleepers and message passing
     Demo {
@@ -107,6 +111,9 @@ pub struct RunArgs {
     /// Leave the scheduler attached when scx_run ends, for whatever reason; BPF goes on alone
     #[arg(long)]
     pub keep: bool,
+    /// Let programs of all users hint themselves (SCX_HINT, scx_hint), not only root's
+    #[arg(long)]
+    pub user_hints: bool,
     /// Take over the scheduler of the running scx_run, or one that was kept, without detaching it
     #[arg(long, conflicts_with_all = ["policy", "params", "config", "direct", "partial", "timeout", "ops"])]
     pub take_over: bool,
@@ -178,6 +185,9 @@ pub struct HintArgs {
     /// The thread with this id; for the id of a process its first thread
     #[arg(long, group = "whose", value_name = "PID")]
     pub pid: Option<i32>,
+    /// All threads of the process with this id, and those that it will start
+    #[arg(long, group = "whose", value_name = "PID")]
+    pub process: Option<i32>,
     /// All threads of this name, as they are now; of a long name the first 15 bytes count
     #[arg(long, group = "whose", value_name = "NAME")]
     pub comm: Option<String>,
@@ -231,24 +241,6 @@ impl From<PerArg> for Per {
     }
 }
 
-/// Reads a duration: a number and a unit (ns, us, ms, s, m), seconds without one.
-pub fn duration(text: &str) -> Result<Duration> {
-    let split = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
-    let (number, unit) = text.split_at(split);
-    let number: f64 =
-        number.parse().with_context(|| format!("{text:?} is no duration, such as 30s or 500ms"))?;
-    let seconds = match unit {
-        "ns" => 1e-9,
-        "us" => 1e-6,
-        "ms" => 1e-3,
-        "" | "s" => 1.0,
-        "m" | "min" => 60.0,
-        "h" => 3600.0,
-        _ => anyhow::bail!("unknown unit {unit:?}: use ns, us, ms, s, m or h"),
-    };
-    Duration::try_from_secs_f64(number * seconds).with_context(|| format!("{text:?} is too long"))
-}
-
 /// Reads `NAME@TIME`.
 fn swap_to(text: &str) -> Result<(String, Duration)> {
     let (name, time) =
@@ -278,16 +270,6 @@ mod tests {
     fn the_command_line_is_consistent() {
         use clap::CommandFactory as _;
         Cli::command().debug_assert();
-    }
-
-    #[test]
-    fn durations() {
-        assert_eq!(duration("30s").unwrap(), Duration::from_secs(30));
-        assert_eq!(duration("1.5").unwrap(), Duration::from_millis(1500));
-        assert_eq!(duration("250us").unwrap(), Duration::from_micros(250));
-        for bad in ["", "s", "3 days", "1w", "-1s"] {
-            assert!(duration(bad).is_err(), "{bad:?}");
-        }
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 
 use framework::agent::{AgentStatus, Stages};
 use framework::control::RunFile;
+use framework::environ::EnvironStatus;
 use framework::kernel::KernelState;
 use framework::latency::{Sample, duration};
 use framework::pins::{Kept, KeptSlot};
@@ -134,6 +135,7 @@ pub fn status(status: &Status) -> String {
             let _ = writeln!(text, "counts     {}", counts.join(", "));
         }
     }
+    text.push_str(&status.environ.as_ref().map(environ).unwrap_or_default());
     let _ = writeln!(text, "swaps      {}", status.nr_swaps);
     for swap in status.swaps.iter().rev().take(5) {
         let undone = if swap.undone.is_some() { ", undone" } else { "" };
@@ -144,6 +146,23 @@ pub fn status(status: &Status) -> String {
         );
     }
     text
+}
+
+/// What has come of hints in the environment, if there were any.
+fn environ(status: &EnvironStatus) -> String {
+    let more = [
+        (
+            status.refused,
+            if status.user_hints { "refused (setuid)" } else { "refused (no --user-hints, or setuid)" },
+        ),
+        (status.malformed, "malformed"),
+        (status.lost, "lost"),
+    ];
+    let more: String = more.iter().filter(|(n, _)| *n > 0).map(|(n, what)| format!(", {n} {what}")).collect();
+    if status.given == 0 && more.is_empty() {
+        return more;
+    }
+    format!("SCX_HINT   {} programs hinted{more}\n", status.given)
 }
 
 /// What an agent has done.

@@ -107,7 +107,7 @@ fn start(args: &RunArgs, calls: Sender<Call>) -> Result<(Output, Engine, Server)
     let before = KernelState::read();
     let remains = upgrade::look_for_kept()?;
     let prepared = Engine::prepare(config(args)?, &policy, &args.params, file)?;
-    let (server, left_behind) = Server::start(&control::dir(), prepared.policy(), calls)?;
+    let (server, left_behind) = Server::start(&control::dir(), prepared.policy(), args.user_hints, calls)?;
     let out = Output::start(args.json)?;
     if let Some(kept) = remains {
         out.note(&format!("removed what was left of a scheduler that was kept ({})", kept.policies()));
@@ -158,6 +158,7 @@ fn config(args: &RunArgs) -> Result<Config> {
         measure: !args.no_latency,
         per: args.per.map(Into::into),
         keep: args.keep,
+        user_hints: args.user_hints,
     })
 }
 
@@ -373,6 +374,7 @@ impl Session<'_> {
         for event in self.engine.events() {
             match event {
                 Event::Swapped(report) => self.out.swapped(&report),
+                Event::Note(text) => self.out.note(&text),
                 Event::GoingBack(reason) => self.out.note(&format!("going back: {reason}")),
             }
         }

@@ -110,6 +110,7 @@ pub fn arguments(args: &RunArgs, ran: Duration, scripted: &[(String, Duration)])
         (args.dump, "--dump"),
         (args.verbose, "--verbose"),
         (args.keep, "--keep"),
+        (args.user_hints, "--user-hints"),
     ];
     all.extend(flags.iter().filter(|(on, _)| *on).map(|(_, name)| (*name).to_owned()));
     Ok(all)
@@ -181,8 +182,9 @@ fn load_and_take(
     calls: Sender<Call>,
     let_go: impl FnOnce() -> Result<Option<LetGo>>,
 ) -> Result<(Engine, Server, Box<UpgradeReport>)> {
+    let user_hints = config.user_hints;
     let adopted = Engine::adopt(config)?;
-    let socket = Unpublished::new(&control::dir())?;
+    let socket = Unpublished::new(&control::dir(), user_hints)?;
     let mut server = Err(anyhow::anyhow!("not in charge"));
     let (engine, report) =
         adopted.take_over(window, let_go, |policy| server = socket.publish(policy, calls))?;
@@ -215,6 +217,7 @@ mod tests {
             "30s",
             "--json",
             "--keep",
+            "--user-hints",
             "--per",
             "comm",
             "--fallback",
@@ -228,7 +231,14 @@ mod tests {
         let scripted = [("vtime".to_owned(), Duration::from_secs(20))];
         let arguments = arguments(&old.run, Duration::from_secs(10), &scripted).unwrap();
         let new = Cli::try_parse_from(["scx_run".to_owned()].into_iter().chain(arguments)).unwrap().run;
-        assert!(new.take_over && new.json && new.keep && !new.no_latency && new.policy.is_none());
+        assert!(
+            new.take_over
+                && new.json
+                && new.keep
+                && new.user_hints
+                && !new.no_latency
+                && new.policy.is_none()
+        );
         assert_eq!(new.duration, Some(Duration::from_secs(20)));
         assert_eq!(new.swap_to, [("vtime".to_owned(), Duration::from_secs(10))]);
         assert_eq!((new.fallback.as_deref(), new.stats), (Some("vtime"), Duration::ZERO));

@@ -72,11 +72,17 @@ fn hints_that_cannot_be() {
     refused(&["hint", "--pid", me, "class=rt"], "there is no class \"rt\": use latency, normal or batch");
     refused(&["hint", "--pid", me, "nice=5"], "there is no hint \"nice\": use deadline=5ms");
     refused(&["hint", "--pid", me], "there is no hint to give: add deadline=5ms");
-    refused(&["hint", "deadline=5ms"], "whose hint is it? say --pid PID, --comm NAME or --cgroup PATH");
+    refused(
+        &["hint", "deadline=5ms"],
+        "whose hint is it? say --pid PID, --process PID, --comm NAME or --cgroup PATH",
+    );
     scx_run(&["hint", "--pid", "1", "--comm", "init", "slice=1ms"])
         .failure()
         .stderr(contains("cannot be used"));
-    scx_run(&["hint", "--help"]).success().stdout(contains("those that come later, and children"));
+    refused(&["hint", "--process", "2147483647", "slice=1ms"], "there is no process with the id 2147483647");
+    scx_run(&["hint", "--help"])
+        .success()
+        .stdout(contains("those that come later, and children").and(contains("SCX_HINT=")));
 }
 
 #[test]
@@ -147,8 +153,33 @@ fn read(path: &str) -> String {
 #[test]
 fn the_page_on_policies_shows_a_slow_path_as_it_is() {
     let page = read("../docs/writing-a-policy.md");
-    let shown = page.split("```rust\n").nth(1).and_then(|rest| rest.split("```").next()).unwrap();
+    let shown = page.split("```rust\n").nth(2).and_then(|rest| rest.split("```").next()).unwrap();
     assert!(read("balance/slow_path.rs").contains(shown), "{shown}");
+}
+
+#[test]
+fn the_page_on_policies_shows_the_call_that_is_compiled() {
+    let page = read("../docs/writing-a-policy.md");
+    let shown = page.split("```rust\n").nth(1).and_then(|rest| rest.split("```").next()).unwrap();
+    let compiled = read("../framework/hint/src/lib.rs").replace("//! ", "");
+    assert!(compiled.contains(shown), "{shown}");
+}
+
+#[test]
+fn the_page_on_policies_shows_requests_that_are_understood() {
+    let page = read("../docs/writing-a-policy.md");
+    let lines: Vec<_> = page.lines().filter_map(|line| line.strip_prefix("| `{")?.split_once('`')).collect();
+    let lines: Vec<_> = lines.iter().map(|(line, _)| format!("{{{line}")).collect();
+    assert_eq!(lines.len(), 5, "{lines:?}");
+    for line in &lines[..3] {
+        let request: scx_hint::OwnRequest = serde_json::from_str(line).unwrap();
+        request.hint.map(|hint| hint.parse::<scx_hint::Hint>().unwrap());
+    }
+    for line in &lines[3..] {
+        serde_json::from_str::<scx_hint::OwnResponse>(line).unwrap();
+    }
+    let variable = page.split("SCX_HINT=\"").nth(1).and_then(|rest| rest.split('"').next()).unwrap();
+    variable.parse::<scx_hint::Hint>().unwrap();
 }
 
 #[test]

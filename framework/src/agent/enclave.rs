@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::shared::{CPU_WORDS, MAX_TASKS, Shared, Txn};
 use super::{CpuId, TaskId};
-use crate::hints::{Class, Hint};
+use crate::hints::{Class, Hint, Raw as _};
 use crate::intf;
 
 /// How long a CPU that was found offline is left alone, ns.

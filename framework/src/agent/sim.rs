@@ -15,7 +15,7 @@ use super::handover::Saved;
 use super::shared::{Message, Model, Shared, Txn, seq_of, state_of, word_of};
 use super::status::Meters;
 use super::{AgentStatus, CpuId, Policy, TaskId};
-use crate::hints::Hint;
+use crate::hints::{Hint, Raw as _};
 use crate::intf;
 
 const RING: usize = 1024;

@@ -14,10 +14,11 @@ use std::collections::{BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
-use crossbeam::channel::Sender;
+use crossbeam::channel::{Receiver, Sender, unbounded};
 
 use crate::control::SwapRequest;
 use crate::doctor;
+use crate::environ::{Begin, Environ};
 use crate::exit::ExitInfo;
 use crate::hints::Hints;
 use crate::kernel::KernelState;
@@ -50,6 +51,8 @@ pub struct Config {
     pub per: Option<Per>,
     /// Pin the scheduler, so that it stays attached when this process ends. Needs the root.
     pub keep: bool,
+    /// Programs of all users may hint themselves, not only root's.
+    pub user_hints: bool,
 }
 
 /// What has been measured under one policy.
@@ -66,6 +69,8 @@ pub enum Event {
     Swapped(Box<SwapReport>),
     /// The policy in force was found wanting, and the one before it is coming back.
     GoingBack(String),
+    /// Something else: one line.
+    Note(String),
 }
 
 /// A swap that has been begun and not reported.
@@ -105,6 +110,7 @@ impl Prepared {
         let meter = config.measure.then(|| LatencyMeter::start(config.per)).transpose()?;
         scheduler.activate(config.keep)?;
         let mut engine = Engine::new(config, scheduler, meter)?;
+        engine.watch_environ(Begin::Processes);
         engine.discard_window()?;
         engine.open_run()?;
         Ok(engine)
@@ -129,6 +135,9 @@ pub struct Engine {
     swaps: VecDeque<SwapReport>,
     nr_swaps: u64,
     events: Vec<Event>,
+    /// Sees to hints in the environment, once there is a map of hints.
+    environ: Option<Environ>,
+    notes: (Sender<String>, Receiver<String>),
     /// Another process is about to take over: no swap may begin.
     offered: bool,
 }
@@ -153,6 +162,8 @@ impl Engine {
             swaps: VecDeque::new(),
             nr_swaps: 0,
             events: Vec::new(),
+            environ: None,
+            notes: unbounded(),
             offered: false,
         })
     }
@@ -280,6 +291,7 @@ impl Engine {
 
     /// What has happened since the last call.
     pub fn events(&mut self) -> Vec<Event> {
+        self.events.extend(self.notes.1.try_iter().map(Event::Note));
         std::mem::take(&mut self.events)
     }
 
@@ -298,6 +310,19 @@ impl Engine {
         self.scheduler.hints()
     }
 
+    /// Sees to hints in the environment from here on. A policy that takes no hints has none to see to.
+    fn watch_environ(&mut self, begin: Begin<'_>) {
+        if self.environ.is_some() {
+            return;
+        }
+        let Ok(hints) = self.scheduler.hints() else { return };
+        match Environ::start(hints, self.config.user_hints, begin, self.notes.0.clone()) {
+            Ok(environ) => self.environ = Some(environ),
+            // The scheduler does its work all the same.
+            Err(error) => self.events.push(Event::Note(format!("SCX_HINT is not heeded: {error:#}"))),
+        }
+    }
+
     /// The present state.
     pub fn status(&self) -> Status {
         Status {
@@ -307,6 +332,7 @@ impl Engine {
             mode: if self.config.direct { "direct" } else { "slots" }.into(),
             phase: if self.offered { "being taken over" } else { self.machine.name() }.into(),
             keep: matches!(&self.scheduler, Scheduler::Root(root) if root.is_kept()),
+            environ: self.environ.as_ref().map(Environ::status),
             slots: self.slots(),
             swaps: self.swaps.iter().cloned().collect(),
             nr_swaps: self.nr_swaps,

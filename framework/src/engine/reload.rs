@@ -8,6 +8,7 @@ use anyhow::{Context as _, Result};
 
 use super::Engine;
 use crate::control::SwapRequest;
+use crate::environ::Begin;
 use crate::kernel::monotonic_ns;
 use crate::policy::{ConfigFile, Image};
 use crate::report::SwapReport;
@@ -33,7 +34,10 @@ impl Engine {
     ) -> Result<()> {
         let policy = Image::find(self.config.catalogue, origin)?.open()?.configure(file)?;
         self.scheduler = Scheduler::load(&self.config, policy, params, Some(&self.scheduler))?;
-        self.scheduler.activate(self.config.keep)
+        self.scheduler.activate(self.config.keep)?;
+        // It may be the first that takes hints.
+        self.watch_environ(Begin::Processes);
+        Ok(())
     }
 
     /// Verifies the next scheduler, detaches the present one, attaches the next.
@@ -67,6 +71,7 @@ impl Engine {
         }
         let outside = left.elapsed();
         self.scheduler = next;
+        self.watch_environ(Begin::Processes);
         self.open_run()?;
 
         thread::sleep(window);

@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Config, Engine};
 use crate::agent::Saved;
+use crate::environ::{Begin, Environ};
 use crate::kernel::{KernelState, monotonic_ns};
 use crate::latency::{LatencyMeter, Pending, Per};
 use crate::pins::{Kept, Pins};
@@ -37,6 +38,9 @@ pub struct LetGo {
     /// What its agent knew of its tasks, if it had one.
     #[serde(default)]
     pub saved: Option<Saved>,
+    /// The values of SCX_HINT that it has read.
+    #[serde(default)]
+    pub environ: Vec<String>,
 }
 
 /// A scheduler that runs under another process or none, loaded over its own memory. Nothing has changed for it yet.
@@ -102,7 +106,8 @@ impl Engine {
         }
         self.end_window()?;
         let (at_ns, saved) = self.root()?.let_go()?;
-        Ok(LetGo { pid: std::process::id(), version: crate::VERSION.into(), at_ns, saved })
+        let environ = self.environ.as_ref().map(Environ::values).unwrap_or_default();
+        Ok(LetGo { pid: std::process::id(), version: crate::VERSION.into(), at_ns, saved, environ })
     }
 
     /// Detaches it although it was to be kept.
@@ -182,6 +187,10 @@ impl Adopted {
         if let Some(slot) = draining {
             engine.machine.resume_drain(slot);
         }
+        // What the old process has not seen to, this one does: that one ends when it is told of the report. Hints that
+        // were taken away by hand while it lived do not come back.
+        let seen = old.as_ref().map(|old| old.environ.as_slice());
+        engine.watch_environ(seen.map_or(Begin::Processes, Begin::Values));
         engine.discard_window()?;
         engine.open_run()?;
         report.lost = u32::try_from(engine.lost()?.len()).unwrap_or(u32::MAX);

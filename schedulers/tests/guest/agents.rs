@@ -268,6 +268,7 @@ impl Unruly {
             measure: false,
             per: None,
             keep: false,
+            user_hints: false,
         };
         let params: Vec<_> = params.iter().map(|param| (*param).to_owned()).collect();
         Unruly(Engine::prepare(config, "unruly", &params, None).unwrap().attach().unwrap())

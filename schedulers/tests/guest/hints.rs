@@ -17,7 +17,7 @@ use crate::support::*;
 const CPU: usize = 1;
 
 /// What `scx_run hint` prints as JSON.
-fn hint(args: &[&str]) -> Vec<Hinted> {
+pub fn hint(args: &[&str]) -> Vec<Hinted> {
     let output = scx_run(&[&["hint", "--json"], args].concat());
     assert!(output.status.success(), "{args:?}: {}", stderr(&output));
     serde_json::from_slice(&output.stdout).unwrap()

@@ -8,6 +8,7 @@ mod agents;
 mod balance;
 mod faults;
 mod hints;
+mod own_hints;
 mod policies;
 mod smoke;
 mod swaps;

@@ -39,7 +39,7 @@ fn assert_ends(pid: u32) {
     });
 }
 
-fn kill(pid: u32) {
+pub fn kill(pid: u32) {
     // SAFETY: kill takes plain integers.
     assert_eq!(unsafe { libc::kill(pid as i32, libc::SIGKILL) }, 0);
     assert_ends(pid);
