@@ -8,17 +8,24 @@ use anyhow::{Context as _, Result};
 use framework::latency::Histogram;
 use serde::Deserialize;
 
+use super::hog::beside_hogs;
 use super::results::Results;
-use super::{Context, Workload, command, percentiles};
-use crate::model::{Measured, WorkloadSpec};
+use super::{Context, Workload, command, percentiles, value};
+use crate::model::{Better, Measured, WorkloadSpec};
 
 /// Time between a thread's wakeups, us.
 const INTERVAL_US: &str = "1000";
 /// Latencies are told apart up to here, us; see [`histogram`] for longer ones.
 const HISTOGRAM_US: &str = "20000";
 
-/// The program.
-pub struct Cyclictest;
+/// The program, and what runs beside it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cyclictest {
+    /// Nothing.
+    Idle,
+    /// Batch work on all CPUs.
+    Hogs,
+}
 
 fn args(threads: &str, seconds: &str, results: &str) -> Vec<String> {
     let json = format!("--json={results}");
@@ -41,13 +48,22 @@ fn args(threads: &str, seconds: &str, results: &str) -> Vec<String> {
 
 impl Workload for Cyclictest {
     fn spec(&self) -> WorkloadSpec {
+        let mut metrics = percentiles("wakeup", &[50.0, 99.0, 99.9, 100.0]);
+        let (name, beside) = match self {
+            Cyclictest::Idle => ("cyclictest", ""),
+            Cyclictest::Hogs => {
+                metrics.push(value("hog_throughput", "Mspins/s", Better::Higher));
+                ("cyclictest-hogs", ", beside a CPU hog a CPU")
+            }
+        };
         WorkloadSpec {
-            name: "cyclictest".into(),
+            name: name.into(),
             family: "cyclictest".into(),
-            description: "cyclictest, a SCHED_OTHER thread a CPU that a timer wakes every ms (at least 1 s)"
-                .into(),
+            description: format!(
+                "cyclictest, a SCHED_OTHER thread a CPU that a timer wakes every ms (at least 1 s){beside}"
+            ),
             command: Some(format!("cyclictest {}", args("CPUS", "SECONDS", "FILE").join(" "))),
-            metrics: percentiles("wakeup", &[50.0, 99.0, 99.9, 100.0]),
+            metrics,
         }
     }
 
@@ -63,10 +79,20 @@ impl Workload for Cyclictest {
         let file = context.scratch.join("cyclictest.json");
         let seconds = context.whole_seconds();
         let args = args(&context.cpus.to_string(), &seconds.as_secs().to_string(), &file.to_string_lossy());
-        context.measure_while(|context| command::run(context, seconds, "cyclictest", &args))?;
+        let run = |context: &mut Context<'_>| {
+            context.measure_while(|context| command::run(context, seconds, "cyclictest", &args))
+        };
+        let results = Results::default();
+        let results = match self {
+            Cyclictest::Idle => run(context).map(|_| results)?,
+            Cyclictest::Hogs => {
+                let (_, spins, took) = beside_hogs(context, run)?;
+                results.rate("hog_throughput", spins, took)?
+            }
+        };
         let text = fs::read_to_string(&file).context("cyclictest has written no results")?;
         let histogram = histogram(&text).context("cannot make sense of cyclictest's results")?;
-        Ok(Results::default().histogram("wakeup", &histogram)?.measured())
+        Ok(results.histogram("wakeup", &histogram)?.measured())
     }
 }
 

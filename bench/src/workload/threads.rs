@@ -29,6 +29,14 @@ pub fn run_threads<'a, T: Send + 'a>(
     context: &mut Context<'_>,
     bodies: Vec<Body<'a, T>>,
 ) -> Result<(Vec<T>, Duration)> {
+    run_beside(bodies, |phase| context.measure(phase))
+}
+
+/// Starts the threads, does `load`, ends them. Returns what they counted, in order, and the outcome of `load`.
+pub fn run_beside<'a, T: Send + 'a, U>(
+    bodies: Vec<Body<'a, T>>,
+    load: impl FnOnce(&PhaseCell) -> Result<U>,
+) -> Result<(Vec<T>, U)> {
     let phase = PhaseCell::default();
     thread::scope(|scope| {
         let phase = &phase;
@@ -43,13 +51,13 @@ pub fn run_threads<'a, T: Send + 'a>(
                 }
             }
         }
-        let measured = started.and_then(|()| context.measure(phase));
+        let outcome = started.and_then(|()| load(phase));
         // Whatever failed, those that run must end or the scope would wait for ever.
         phase.set(super::Phase::Over);
         let counted = threads
             .into_iter()
             .map(|thread| thread.join().map_err(|_| anyhow!("a thread of the load panicked")))
             .collect::<Result<Vec<T>>>();
-        Ok((counted?, measured?))
+        Ok((counted?, outcome?))
     })
 }

@@ -35,6 +35,8 @@ pub enum Schbench {
     Half,
     /// Four workers a CPU that hardly pause.
     Overload,
+    /// A worker for every two CPUs, with pauses that keep it below its fair share, and batch work on all CPUs beside.
+    Hogs,
 }
 
 /// Threads of a load and how the workers behave.
@@ -46,6 +48,8 @@ struct Shape {
     workers: u32,
     /// Think time of a request before the work, us.
     sleep_us: u32,
+    /// Threads beside that always want a CPU.
+    hogs: u32,
 }
 
 impl Schbench {
@@ -54,18 +58,20 @@ impl Schbench {
             Schbench::Idle => "idle",
             Schbench::Half => "half",
             Schbench::Overload => "overload",
+            Schbench::Hogs => "hogs",
         }
     }
 
     fn shape(self, cpus: u32) -> Shape {
-        let (workers, sleep_us) = match self {
-            Schbench::Idle => (cpus.div_ceil(8), 1000),
-            Schbench::Half => (cpus.div_ceil(2), 100),
-            Schbench::Overload => (4 * cpus, 100),
+        let (workers, sleep_us, hogs) = match self {
+            Schbench::Idle => (cpus.div_ceil(8), 1000, 0),
+            Schbench::Half => (cpus.div_ceil(2), 100, 0),
+            Schbench::Overload => (4 * cpus, 100, 0),
+            Schbench::Hogs => (cpus.div_ceil(2), 5000, cpus),
         };
         // One message thread can wake a hundred workers or so.
         let messengers = workers.div_ceil(64);
-        Shape { messengers, workers: workers.div_ceil(messengers), sleep_us }
+        Shape { messengers, workers: workers.div_ceil(messengers), sleep_us, hogs }
     }
 }
 
@@ -78,10 +84,14 @@ impl Workload for Schbench {
         if program {
             metrics.iter_mut().for_each(program::as_value);
         }
+        if *self == Schbench::Hogs {
+            metrics.push(value("hog_throughput", "Mspins/s", Better::Higher));
+        }
         let load = match self {
             Schbench::Idle => "few workers that mostly sleep",
             Schbench::Half => "workers for half of the CPUs",
             Schbench::Overload => "4 workers a CPU",
+            Schbench::Hogs => "workers for half of the CPUs that pause for 5 ms, beside a CPU hog a CPU",
         };
         let by = if program { "schbench" } else { "schbench's model, own generator" };
         WorkloadSpec {
@@ -113,9 +123,13 @@ mod tests {
 
     #[test]
     fn shapes() {
-        assert_eq!(Schbench::Idle.shape(4), Shape { messengers: 1, workers: 1, sleep_us: 1000 });
-        assert_eq!(Schbench::Half.shape(4), Shape { messengers: 1, workers: 2, sleep_us: 100 });
-        assert_eq!(Schbench::Overload.shape(4), Shape { messengers: 1, workers: 16, sleep_us: 100 });
-        assert_eq!(Schbench::Overload.shape(64), Shape { messengers: 4, workers: 64, sleep_us: 100 });
+        assert_eq!(Schbench::Idle.shape(4), Shape { messengers: 1, workers: 1, sleep_us: 1000, hogs: 0 });
+        assert_eq!(Schbench::Half.shape(4), Shape { messengers: 1, workers: 2, sleep_us: 100, hogs: 0 });
+        assert_eq!(Schbench::Overload.shape(4), Shape { messengers: 1, workers: 16, sleep_us: 100, hogs: 0 });
+        assert_eq!(
+            Schbench::Overload.shape(64),
+            Shape { messengers: 4, workers: 64, sleep_us: 100, hogs: 0 }
+        );
+        assert_eq!(Schbench::Hogs.shape(4), Shape { messengers: 1, workers: 2, sleep_us: 5000, hogs: 4 });
     }
 }

@@ -10,6 +10,7 @@ use framework::latency::Histogram;
 use super::Shape;
 use super::matrix::{CpuLocks, Matrices};
 use crate::model::Measured;
+use crate::workload::hog::hog;
 use crate::workload::results::{Results, merged};
 use crate::workload::sys::{futex_wait, futex_wake, now};
 use crate::workload::threads::{Body, run_threads};
@@ -39,6 +40,8 @@ struct Post {
 struct Counted {
     wakeup: Histogram,
     request: Histogram,
+    /// A hog's, in millions.
+    spins: f64,
 }
 
 pub fn run(context: &mut Context<'_>, shape: Shape) -> Result<Measured> {
@@ -55,13 +58,24 @@ pub fn run(context: &mut Context<'_>, shape: Shape) -> Result<Measured> {
             bodies.push(Body::new("worker", move |phase| team.work(post, phase, shape.sleep_us, locks)));
         }
     }
+    let spins_per_us = context.spins_per_us;
+    for _ in 0..shape.hogs {
+        bodies.push(Body::new("hog", move |phase| Counted {
+            spins: hog(phase, spins_per_us),
+            ..Counted::default()
+        }));
+    }
     let (counted, took) = run_threads(context, bodies)?;
     let request = merged(counted.iter().map(|c| &c.request));
-    Ok(Results::default()
+    let results = Results::default()
         .histogram("wakeup", &merged(counted.iter().map(|c| &c.wakeup)))?
         .histogram("request", &request)?
-        .rate("rps", request.count() as f64, took)?
-        .measured())
+        .rate("rps", request.count() as f64, took)?;
+    if shape.hogs == 0 {
+        return Ok(results.measured());
+    }
+    let spins = counted.iter().map(|c| c.spins).sum();
+    Ok(results.rate("hog_throughput", spins, took)?.measured())
 }
 
 impl Team {

@@ -11,6 +11,7 @@ use serde::Deserialize;
 use super::matrix::FOOTPRINT_KIB;
 use super::{Schbench, Shape};
 use crate::model::{Measured, MetricSpec, Source};
+use crate::workload::hog::beside_hogs;
 use crate::workload::results::Results;
 use crate::workload::{Context, command};
 
@@ -40,6 +41,7 @@ pub fn command_line(load: Schbench) -> String {
     let (workers, sleep_us) = match load {
         Schbench::Idle => ("CPUS/8", "1000"),
         Schbench::Half => ("CPUS/2", "100"),
+        Schbench::Hogs => ("CPUS/2", "5000"),
         Schbench::Overload => ("4*CPUS", "100"),
     };
     format!("{NAME} {}", args(["1", workers, sleep_us, "SECONDS+1", "FILE"]).join(" "))
@@ -63,11 +65,24 @@ pub fn run(context: &mut Context<'_>, shape: Shape) -> Result<Measured> {
         &seconds.as_secs().to_string(),
         &file.to_string_lossy(),
     ]);
-    let output = context.measure_while(|context| command::run(context, seconds, NAME, &args))?;
+    let run = |context: &mut Context<'_>| {
+        context.measure_while(|context| command::run(context, seconds, NAME, &args))
+    };
+    let (output, hogs) = if shape.hogs > 0 {
+        let (output, spins, took) = beside_hogs(context, run)?;
+        (output, Some((spins, took)))
+    } else {
+        (run(context)?, None)
+    };
     let json = fs::read_to_string(&file).context("schbench has written no results")?;
     let results = percentiles(Results::default(), &json)?;
     let rps = rps(&output.stderr).context("schbench printed no average rps: it served no request")?;
-    Ok(results.value("rps", rps)?.measured())
+    let results = results.value("rps", rps)?;
+    Ok(match hogs {
+        Some((spins, took)) => results.rate("hog_throughput", spins, took)?,
+        None => results,
+    }
+    .measured())
 }
 
 #[derive(Deserialize)]
