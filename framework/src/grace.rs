@@ -4,7 +4,6 @@
 use std::thread;
 
 use anyhow::{Context as _, Result};
-use rustix::thread::CpuSet;
 
 use crate::affinity;
 
@@ -19,22 +18,43 @@ const MEMBARRIER_CMD_GLOBAL: libc::c_int = 1;
 pub(crate) fn wait() -> Result<()> {
     // SAFETY: membarrier takes plain integers and touches no memory of ours.
     let ret = unsafe { libc::syscall(libc::SYS_membarrier, MEMBARRIER_CMD_GLOBAL, 0, 0) };
-    if ret != 0 {
-        // A thread of its own, to which nothing that is changed here has to be given back.
-        thread::scope(|scope| scope.spawn(visit_all_cpus).join())
-            .ok()
-            .context("the visit to all CPUs failed")?;
+    if ret == 0 { Ok(()) } else { visit_all_cpus() }
+}
+
+fn visit_all_cpus() -> Result<()> {
+    for cpu in 0..*scx_utils::NR_CPU_IDS {
+        thread::Builder::new()
+            .spawn(move || visit(cpu))
+            .and_then(|visitor| visitor.join().map_err(|_| std::io::Error::other("it panicked")))
+            .with_context(|| format!("a visit to CPU {cpu}"))?;
     }
     Ok(())
 }
 
-fn visit_all_cpus() {
+/// Goes to that CPU and ends there. A CPU that is offline or absent runs no op: there the error is the answer.
+fn visit(cpu: usize) {
     // Under a policy whose slices do not end it would wait for ever otherwise.
-    let lowest = libc::sched_param { sched_priority: 1 };
+    become_class(libc::SCHED_FIFO, 1);
+    if affinity::keep_to(cpu).is_ok() {
+        // Before v7.0 a task that takes over from one of a higher class is left without ticks, whatever its slice.
+        become_class(libc::SCHED_OTHER, 0);
+    }
+}
+
+fn become_class(policy: libc::c_int, priority: libc::c_int) {
+    let parameters = libc::sched_param { sched_priority: priority };
     // SAFETY: the parameters are valid for the call. Without the right to it the thread visits as it is.
-    unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO, &lowest) };
-    for cpu in 0..CpuSet::MAX_CPU {
-        // A CPU that is offline or absent runs no op: the error is the answer.
-        let _ = affinity::keep_to(cpu);
+    unsafe { libc::sched_setscheduler(0, policy, &parameters) };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn visiting_all_cpus_leaves_the_caller_where_it_was() {
+        let before = affinity::get().unwrap();
+        visit_all_cpus().unwrap();
+        assert_eq!(before, affinity::get().unwrap());
     }
 }

@@ -7,7 +7,6 @@ use anyhow::{Result, anyhow, ensure};
 use serde::Deserialize;
 use toml::Spanned;
 
-use crate::cli;
 use intf::{layers_config, layers_rule};
 
 #[cfg(test)]
@@ -175,7 +174,7 @@ impl TryFrom<String> for Slice {
     type Error = String;
 
     fn try_from(text: String) -> Result<Self, String> {
-        let slice = cli::duration(&text).map_err(|error| format!("slice: {error:#}"))?.as_nanos();
+        let slice = framework::hints::duration(&text).map_err(|error| format!("slice: {error:#}"))?.as_nanos();
         let valid = u64::try_from(slice).ok().filter(|ns| (100_000..=100_000_000).contains(ns));
         valid.map(Slice).ok_or_else(|| format!("a slice of {text} is out of range: 100us to 100ms"))
     }
