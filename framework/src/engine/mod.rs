@@ -108,13 +108,28 @@ impl Prepared {
     pub fn attach(self) -> Result<Engine> {
         let Prepared { config, mut scheduler, .. } = self;
         let meter = config.measure.then(|| LatencyMeter::start(config.per)).transpose()?;
+        // Before: once it is attached, a scheduler does not wait until the kernel has verified something else.
+        let notes = unbounded();
+        let environ = start_environ(&scheduler, &config, Begin::Processes, &notes.0);
         scheduler.activate(config.keep)?;
         let mut engine = Engine::new(config, scheduler, meter)?;
-        engine.watch_environ(Begin::Processes);
+        engine.notes = notes;
+        engine.heed_environ(environ);
         engine.discard_window()?;
         engine.open_run()?;
         Ok(engine)
     }
+}
+
+/// A policy that takes no hints has none to see to.
+fn start_environ(
+    scheduler: &Scheduler,
+    config: &Config,
+    begin: Begin<'_>,
+    notes: &Sender<String>,
+) -> Option<Result<Environ>> {
+    let hints = scheduler.hints().ok()?;
+    Some(Environ::start(hints, config.user_hints, begin, notes.clone()))
 }
 
 /// The engine.
@@ -310,16 +325,20 @@ impl Engine {
         self.scheduler.hints()
     }
 
-    /// Sees to hints in the environment from here on. A policy that takes no hints has none to see to.
+    /// Sees to hints in the environment from here on.
     fn watch_environ(&mut self, begin: Begin<'_>) {
-        if self.environ.is_some() {
-            return;
+        if self.environ.is_none() {
+            let environ = start_environ(&self.scheduler, &self.config, begin, &self.notes.0);
+            self.heed_environ(environ);
         }
-        let Ok(hints) = self.scheduler.hints() else { return };
-        match Environ::start(hints, self.config.user_hints, begin, self.notes.0.clone()) {
-            Ok(environ) => self.environ = Some(environ),
+    }
+
+    fn heed_environ(&mut self, environ: Option<Result<Environ>>) {
+        match environ {
+            Some(Ok(environ)) => self.environ = Some(environ),
             // The scheduler does its work all the same.
-            Err(error) => self.events.push(Event::Note(format!("SCX_HINT is not heeded: {error:#}"))),
+            Some(Err(error)) => self.events.push(Event::Note(format!("SCX_HINT is not heeded: {error:#}"))),
+            None => {}
         }
     }
 
