@@ -29,6 +29,8 @@
 #ifndef __DELEGATE_BPF_H
 #define __DELEGATE_BPF_H
 
+/* A task is taken from a queue by its word only: rescue_overdue(). */
+#define POLICY_SEES_TO_TIED
 #include "policy.bpf.h"
 
 _Static_assert(sizeof(struct delegate_msg) == 64, "a cache line");

@@ -87,13 +87,62 @@ static s32 policy_leaver = -1;
 /* How often the CPU that is going is told to look, ns. */
 #define POLICY_LEAVE_PERIOD (1000 * 1000)
 
-static int policy_kick_leaver(void *map, u32 *key, struct policy_timer *timer)
+/* Tasks of a queue that are looked at in one go. */
+#define POLICY_LEAVE_BATCH 4096
+
+/*
+ * Tasks of a queue that the timer has looked at. Not on the stack: the verifier would look at each
+ * round. There is one timer, so nobody else writes it.
+ */
+static u32 policy_nr_left;
+
+/*
+ * Moves tasks of queue @n that may run on none of @others to where they wait for their CPU alone.
+ * The kernel gives them other CPUs when they come out of that.
+ */
+static __noinline void policy_push_tied(u32 n, struct bpf_cpumask *others)
+{
+	struct task_struct *p;
+
+	policy_nr_left = 0;
+	bpf_for_each (scx_dsq, p, POLICY_DSQ(n), 0) {
+		if (policy_nr_left++ == POLICY_LEAVE_BATCH)
+			break;
+		if (!bpf_cpumask_intersects((const struct cpumask *)others, p->cpus_ptr))
+			scx_bpf_dsq_move(BPF_FOR_EACH_ITER, p,
+					 SCX_DSQ_LOCAL_ON | scx_bpf_task_cpu(p), 0);
+	}
+}
+
+/* Does so with all queues, unless POLICY_SEES_TO_TIED says that the policy does itself. */
+static void policy_push_all_tied(s32 leaver, const struct cpumask *online)
+{
+#ifndef POLICY_SEES_TO_TIED
+	struct bpf_cpumask *others = bpf_cpumask_create();
+	u32 i;
+
+	/* Out of memory: the timer comes again. */
+	if (!others)
+		return;
+	bpf_cpumask_copy(others, online);
+	bpf_cpumask_clear_cpu(leaver, others);
+	bpf_for (i, 0, policy_nr_dsqs) {
+		if (scx_bpf_dsq_nr_queued(POLICY_DSQ(i)) > 0)
+			policy_push_tied(i, others);
+	}
+	bpf_cpumask_release(others);
+#endif
+}
+
+static int policy_push_leaver(void *map, u32 *key, struct policy_timer *timer)
 {
 	const struct cpumask *online = scx_bpf_get_online_cpumask();
 	s32 cpu = policy_leaver;
 	bool going = cpu >= 0 && cpu < policy_nr_cpus && *policy_off_flag(cpu) &&
 		     bpf_cpumask_test_cpu(cpu, online);
 
+	if (going)
+		policy_push_all_tied(cpu, online);
 	scx_bpf_put_cpumask(online);
 	if (!going)
 		return 0;
@@ -107,7 +156,9 @@ static int policy_kick_leaver(void *map, u32 *key, struct policy_timer *timer)
  *
  * The kernel waits until nobody is on the CPU's run queue, and it looks for that when the
  * CPU schedules. But what waits in a DSQ is on a run queue, and others can take it from
- * there while the CPU is idle and has nothing to schedule for: it would wait for ever.
+ * there while the CPU is idle and has nothing to schedule for: it would wait for ever. And
+ * the CPU does schedule, but asks us for nothing any more: what is tied to it would wait
+ * for ever, too.
  */
 static __always_inline void policy_see_off(s32 cpu)
 {
@@ -118,7 +169,7 @@ static __always_inline void policy_see_off(s32 cpu)
 		return;
 	/* All but the first time it is there already. */
 	bpf_timer_init(&timer->timer, &policy_leave_timer, CLOCK_MONOTONIC);
-	bpf_timer_set_callback(&timer->timer, policy_kick_leaver);
+	bpf_timer_set_callback(&timer->timer, policy_push_leaver);
 	bpf_timer_start(&timer->timer, POLICY_LEAVE_PERIOD, 0);
 }
 

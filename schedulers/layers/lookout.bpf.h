@@ -53,15 +53,6 @@ static __noinline bool look_into(u32 q, bool all, u64 late_before)
 			break;
 		if (time_before(p->scx.runnable_at, late_before))
 			found = true;
-		if (!has_cpu(p, STRAYS)) {
-			/*
-			 * Its only CPU is going offline and asks for nothing any more; the
-			 * kernel gives it others when it comes out of the CPU's own queue.
-			 */
-			scx_bpf_dsq_move(BPF_FOR_EACH_ITER, p,
-					 SCX_DSQ_LOCAL_ON | scx_bpf_task_cpu(p), 0);
-			continue;
-		}
 		if (q == STRAYS || (!all && has_cpu(p, q)))
 			continue;
 		WRITE_ONCE(some_strays, 1);
