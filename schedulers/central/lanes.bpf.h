@@ -66,10 +66,7 @@ static u64 next_look;
 static u32 deciding;
 /* The number of a CPU. Not on the stack: the verifier would look at each round. */
 static u32 next_timer;
-/*
- * Tasks that a decision has looked at, and moved. Not on the stack: the verifier would look at each
- * round. Two who decide at one time, as the central CPU changes, may look at more or fewer.
- */
+/* Tasks that a decision has looked at, and moved; not on the stack, either. */
 static u32 nr_looked_at;
 static u32 nr_given;
 

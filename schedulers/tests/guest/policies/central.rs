@@ -3,32 +3,17 @@
 
 use super::*;
 
-const HERE: usize = 0;
-
 #[test]
 #[ignore = "needs sched_ext: scripts/test runs it in a VM"]
 fn central_serves_in_order_of_arrival_and_decides_for_all() {
-    pin(HERE);
+    pin(0);
     for fast_path in ["fast_path=1", "fast_path=0"] {
         let running = Running::start(&["--policy", "central", "--param", fast_path, "--stats", "0"]);
-        let mut load = Threads::new();
-        load.hog("blocker", Some(CPU));
-        load.assert_all_progress();
-        let sleepers = sleepers(|_| ());
         let before = status().slots[0].counts.clone();
-        let trace = Trace::start(&["sched_wakeup", "sched_switch"]);
-        for round in 0..5 {
-            wake_all(&sleepers, round);
-            thread::sleep(Duration::from_millis(400));
-        }
-        let lines = trace.stop();
-        let (woken, ran) = orders(&lines, "order");
-        assert_eq!(woken.len(), 40, "each wakeup is in the trace: {woken:?}");
-        assert_eq!(woken, ran, "order of service is order of arrival");
+        assert_order_of_arrival();
         let counts = status().slots[0].counts.clone();
         println!("{fast_path}: {counts:?}");
         assert!(counts["decided"] >= before["decided"] + 40, "the central CPU has decided: {counts:?}");
-        drop(load);
         assert!(running.stop().0.success());
     }
 }
