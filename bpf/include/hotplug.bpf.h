@@ -87,6 +87,11 @@ static s32 policy_leaver = -1;
 /* How often the CPU that is going is told to look, ns. */
 #define POLICY_LEAVE_PERIOD (1000 * 1000)
 
+/*
+ * A policy whose queues nobody else may take tasks from sees to those itself that are tied to a
+ * CPU that goes.
+ */
+#ifndef POLICY_SEES_TO_TIED
 /* Tasks of a queue that are looked at in one go. */
 #define POLICY_LEAVE_BATCH 4096
 
@@ -114,10 +119,9 @@ static __noinline void policy_push_tied(u32 n, struct bpf_cpumask *others)
 	}
 }
 
-/* Does so with all queues, unless POLICY_SEES_TO_TIED says that the policy does itself. */
+/* Does so with all queues. */
 static void policy_push_all_tied(s32 leaver, const struct cpumask *online)
 {
-#ifndef POLICY_SEES_TO_TIED
 	struct bpf_cpumask *others = bpf_cpumask_create();
 	u32 i;
 
@@ -131,8 +135,8 @@ static void policy_push_all_tied(s32 leaver, const struct cpumask *online)
 			policy_push_tied(i, others);
 	}
 	bpf_cpumask_release(others);
-#endif
 }
+#endif /* POLICY_SEES_TO_TIED */
 
 static int policy_push_leaver(void *map, u32 *key, struct policy_timer *timer)
 {
@@ -141,8 +145,10 @@ static int policy_push_leaver(void *map, u32 *key, struct policy_timer *timer)
 	bool going = cpu >= 0 && cpu < policy_nr_cpus && *policy_off_flag(cpu) &&
 		     bpf_cpumask_test_cpu(cpu, online);
 
+#ifndef POLICY_SEES_TO_TIED
 	if (going)
 		policy_push_all_tied(cpu, online);
+#endif
 	scx_bpf_put_cpumask(online);
 	if (!going)
 		return 0;
