@@ -34,20 +34,13 @@
  */
 /* All CPUs serve these, in this order; the last is for who waits for a new budget. */
 #define POLICY_QUEUE_OF(cpu) ADMITTED
-#define POLICY_CATCH_UP()    (admitted = 0)
 
 enum { ADMITTED, REST, DEPLETED };
 
-/* Sum of what is admitted; ONE_CPU is a CPU. */
-static unsigned long long admitted;
-#define UTIL_SHIFT 20
-#define ONE_CPU	   (1ULL << UTIL_SHIFT)
-
-#include "policy.bpf.h"
+#include "admission.bpf.h"
 #include "preempt.bpf.h"
 
 PARAM_U64(slice_us, 5000, 100, 1000000, "us", "turn of a task that is not admitted");
-PARAM_U64(admit_pct, 90, 1, 100, "%", "part of the CPUs that may be promised to tasks");
 PARAM_U64(latency_ms, 10, 1, 10000, "ms", "soft deadline of the class latency");
 PARAM_U64(normal_ms, 100, 1, 10000, "ms", "soft deadline of tasks without a class");
 PARAM_U64(batch_ms, 1000, 1, 10000, "ms", "soft deadline of the class batch");
@@ -107,19 +100,6 @@ static __always_inline struct edf_task *task_of(struct task_struct *p)
 	if (t && t->generation != policy_generation)
 		*t = (struct edf_task){.generation = policy_generation};
 	return t;
-}
-
-/* Promises @util. CPUs that ask at the same time may all be refused, and ask again. */
-static __always_inline bool admit(u64 util)
-{
-	const struct cpumask *online = scx_bpf_get_online_cpumask();
-	u64 limit = bpf_cpumask_weight(online) * ONE_CPU * admit_pct / 100;
-
-	scx_bpf_put_cpumask(online);
-	if (__sync_fetch_and_add(&admitted, util) + util <= limit)
-		return true;
-	__sync_fetch_and_sub(&admitted, util);
-	return false;
 }
 
 static __always_inline void leave(struct edf_task *t)
