@@ -340,6 +340,7 @@ fn every_policy_survives_stress_and_hotplug() {
         "agent_edf",
         "shinjuku",
     ] {
+        let late = Offline::take(1);
         let running = Running::start(&["--policy", policy, "--stats", "0", "--timeout", "10s"]);
         let mut stress = Background::start(
             "stress-ng",
@@ -348,6 +349,10 @@ fn every_policy_survives_stress_and_hotplug() {
         let mut load = Threads::new();
         load.hog("pinned", Some(3));
         load.add("sleeper", None, || thread::sleep(Duration::from_millis(1)));
+        load.assert_all_progress();
+        // A CPU that was offline when the policy was attached.
+        drop(late);
+        load.hog("late", Some(1));
         // More than one: what waits for a CPU that goes has to be moved on from there.
         for name in ["leaver", "left", "behind"] {
             load.hog(name, Some(2));
