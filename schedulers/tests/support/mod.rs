@@ -438,6 +438,12 @@ impl Trace {
         trace
     }
 
+    /// Keeps the latest `kib` KiB of each CPU only: under a load, to read it takes long.
+    pub fn short(self, kib: usize) -> Self {
+        self.write("buffer_size_kb", &kib.to_string());
+        self
+    }
+
     /// Stops and returns what was traced, a line an event.
     pub fn stop(self) -> Vec<String> {
         self.write("tracing_on", "0");

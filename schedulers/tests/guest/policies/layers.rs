@@ -85,7 +85,7 @@ fn foreign(places: &BTreeMap<(&'static str, usize), usize>) -> usize {
 
 /// Traces the load for a while.
 fn traced(load: &Threads) -> BTreeMap<(&'static str, usize), usize> {
-    let trace = Trace::start(&["sched_switch"]);
+    let trace = Trace::start(&["sched_switch"]).short(512);
     for _ in 0..4 {
         load.assert_all_progress();
         thread::sleep(Duration::from_millis(200));
