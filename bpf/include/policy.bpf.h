@@ -132,6 +132,21 @@ static __always_inline struct policy_task *policy_history(struct task_struct *p)
 	return bpf_task_storage_get(&policy_tasks, p, NULL, BPF_LOCAL_STORAGE_GET_F_CREATE);
 }
 
+/* policy_charge_in() for who has looked up the history of @p already. */
+static __always_inline bool policy_charge_to(struct task_struct *p, struct policy_task *t,
+					     u32 queue, u64 *ran, bool *moved)
+{
+	u64 sum = p->se.sum_exec_runtime;
+	bool known = t->epoch == policy_epoch;
+
+	*ran = known ? sum - t->charged_ns : 0;
+	*moved = known && t->queue != queue;
+	t->epoch = policy_epoch;
+	t->charged_ns = sum;
+	t->queue = queue;
+	return known;
+}
+
 /**
  * policy_charge_in - take the run time of @p since it was charged last
  * @queue: the queue that it competes in
@@ -145,25 +160,14 @@ static __always_inline struct policy_task *policy_history(struct task_struct *p)
 static __always_inline bool policy_charge_in(struct task_struct *p, u32 queue, u64 *ran,
 					     bool *moved)
 {
-	u64 sum = p->se.sum_exec_runtime;
-	struct policy_task *t;
-	bool known;
+	struct policy_task *t = policy_history(p);
 
+	if (t)
+		return policy_charge_to(p, t, queue, ran, moved);
+	/* No memory for it: the task is not charged this once, nothing breaks. */
 	*ran = 0;
 	*moved = false;
-	t = policy_history(p);
-	/* No memory for it: the task is not charged this once, nothing breaks. */
-	if (!t)
-		return true;
-	known = t->epoch == policy_epoch;
-	if (known) {
-		*ran = sum - t->charged_ns;
-		*moved = t->queue != queue;
-	}
-	t->epoch = policy_epoch;
-	t->charged_ns = sum;
-	t->queue = queue;
-	return known;
+	return true;
 }
 
 /* The same for who does not care which queue it is. */
@@ -174,6 +178,16 @@ static __always_inline bool policy_charge(struct task_struct *p, u64 *ran)
 	return policy_charge_in(p, 0, ran, &moved);
 }
 
+/* policy_note_wakeup() for who has looked up the history of @p already. */
+static __always_inline u64 policy_note_wakeup_in(struct task_struct *p, struct policy_task *t)
+{
+	u64 sum = p->se.sum_exec_runtime, burst = sum - t->woke_at_ns;
+
+	t->burst_ns = t->woke_at_ns ? (3 * t->burst_ns + burst) / 4 : burst;
+	t->woke_at_ns = sum;
+	return t->burst_ns;
+}
+
 /**
  * policy_note_wakeup - note in @p's history that it wakes up
  *
@@ -182,16 +196,9 @@ static __always_inline bool policy_charge(struct task_struct *p, u64 *ran)
  */
 static __always_inline u64 policy_note_wakeup(struct task_struct *p)
 {
-	u64 sum = p->se.sum_exec_runtime, burst;
-	struct policy_task *t;
+	struct policy_task *t = policy_history(p);
 
-	t = policy_history(p);
-	if (!t)
-		return 0;
-	burst = sum - t->woke_at_ns;
-	t->burst_ns = t->woke_at_ns ? (3 * t->burst_ns + burst) / 4 : burst;
-	t->woke_at_ns = sum;
-	return t->burst_ns;
+	return t ? policy_note_wakeup_in(p, t) : 0;
 }
 
 /**

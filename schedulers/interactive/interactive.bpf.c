@@ -2,18 +2,21 @@
 /*
  * interactive - who sleeps much runs at once, the rest gets fair shares
  *
- * Algorithm. Each task has a virtual time, its run time divided by its weight, and a burst: how
- * long it usually runs from a wakeup until it sleeps, at most a slice. It waits in the queue of
- * its last-level cache (LLC), ordered by its virtual deadline: virtual time + burst / weight. So
- * of two tasks that had as much for their weight the one that needs less comes first; it cannot
- * get more than the other in the long run, since virtual time counts all that it runs. Who has
- * slept is placed within lag_us of the others.
+ * Algorithm. Each task has a virtual time, its run time divided by its weight, and a request. When
+ * it wakes that is its usual burst, from a wakeup until it sleeps, at most first_us; it grows with
+ * what the task runs until it sleeps again, up to lag_us. The task waits in the queue of its
+ * last-level cache (LLC), ordered by its virtual deadline: virtual time + request / weight. So of
+ * two tasks that had as much for their weight the one that needs less comes first; it cannot get
+ * more than the other in the long run, since virtual time counts all that it runs. Who has slept
+ * is placed at most lag_us behind the others; who is ahead of them stays ahead.
  *
- * A task that wakes gets an idle CPU, of its LLC first. If there is none it takes the CPU whose
- * task has the latest deadline, provided that this is later than its own by preempt_us, and puts
- * that task back. A hog's burst is a slice, so whoever runs shortly takes the CPU of a hog, and
- * tasks that are alike do not take it from each other. A hint `class=latency` or a short
- * `slice=` makes the burst short, `class=batch` makes it a slice.
+ * A task that wakes gets an idle CPU, of its LLC first. If there is none it is queued, and the CPU
+ * whose task has the latest deadline is called, provided that this is later than its own by
+ * preempt_us. Whichever CPU asks first gets the task: one that was called may be slow to come.
+ * Nobody is called if who runs here is short and about to sleep. A hog's request is lag_us, so
+ * whoever wakes takes the CPU of a hog even if it had somewhat more than its share lately, and
+ * tasks that are alike do not take it from each other. A hint `class=latency` or a short `slice=`
+ * makes the burst short, `class=batch` makes it long.
  *
  * Source. Virtual deadlines and lag are EEVDF's (Stoica and Abdel-Wahab, 1995; Linux 6.6), with
  * the request taken from what the task has done, as scx_bpfland, scx_flash and scx_cosmos take
@@ -26,18 +29,20 @@
  * Cost: O(log n) an enqueue, O(CPUs of the LLC) on a wakeup that finds no idle CPU; O(1) a
  * dispatch, O(LLCs) if the own queue is empty.
  *
- * Worst case. A task waits no longer than under vtime plus a slice for each CPU-bound task of its
- * LLC. Who pretends to be short, by sleeping often, gets its share early, and no more of it.
+ * Worst case. A task waits no longer than under vtime plus lag_us for each other task of its LLC.
+ * Who pretends to be short, by sleeping often, gets its share early, and no more of it.
  *
- * Parameters: slice_us, lag_us, preempt_us, llc_cpus.
+ * Parameters: slice_us, lag_us, first_us, preempt_us, llc_cpus.
  */
 #include "llc.bpf.h"
 #include "idle.bpf.h"
 #include "vtime.bpf.h"
 
-PARAM_U64(slice_us, 5000, 100, 1000000, "us", "time a task may run before the next is picked");
-PARAM_U64(lag_us, 5000, 0, 1000000, "us",
-	  "what who has slept may be ahead of or behind the others");
+PARAM_U64(slice_us, 3000, 100, 1000000, "us", "time a task may run before the next is picked");
+PARAM_U64(lag_us, 20000, 0, 1000000, "us",
+	  "what who has slept may be behind the others, and the most that a task asks for");
+PARAM_U64(first_us, 1000, 0, 1000000, "us",
+	  "what who wakes is taken to want at most, until it has run for longer");
 PARAM_U64(preempt_us, 500, 0, 1000000, "us",
 	  "how much later a deadline has to be for a wakeup to take its CPU");
 
@@ -59,19 +64,49 @@ struct {
 	__type(value, struct fair_task);
 } fair_tasks SEC(".maps");
 
-/* The burst that counts, from its history and what was said of it. */
+/* CPUs that have been called for a task that woke up and have not asked for one since. */
+static u8 called[NR_CPUS];
+
+static __always_inline bool is_called(s32 cpu)
+{
+	return READ_ONCE(called[(u32)cpu & (NR_CPUS - 1)]);
+}
+
+/* The burst that counts when it wakes, from its history and what was said of it. */
 static __always_inline u64 burst_of(struct task_struct *p, u64 burst)
 {
 	const struct policy_hint *hint = policy_hint(p);
-	u64 slice = slice_us * 1000;
+	u64 most = lag_us * 1000;
 
+	if (burst > first_us * 1000)
+		burst = first_us * 1000;
 	if (hint && hint->slice_ns)
 		burst = hint->slice_ns;
 	if (hint && hint->class == POLICY_LATENCY)
 		burst = 0;
 	else if (hint && hint->class == POLICY_BATCH)
-		burst = slice;
-	return burst < slice ? burst : slice;
+		burst = most;
+	return burst < most ? burst : most;
+}
+
+/* What a task asks for that has run for @since ns since it woke up. */
+static __always_inline u64 grown(u64 request, u64 since, u64 weight)
+{
+	u64 most = lag_us * 1000;
+
+	since = (since < most ? since : most) * 100 / weight;
+	return since > request ? since : request;
+}
+
+/*
+ * Who has slept is owed @lag at most. What it owes itself stays, or sleeping would pay; twice the
+ * lag is more than who is let run comes to.
+ */
+static __always_inline u64 placed(s64 lag, u64 now, u64 vtime)
+{
+	s64 ahead = vtime - now;
+
+	return now + (ahead < -lag ? -lag : ahead > 2 * lag ? 2 * lag : ahead);
 }
 
 /**
@@ -82,23 +117,25 @@ static __always_inline u64 burst_of(struct task_struct *p, u64 burst)
  */
 static __always_inline struct fair_task *charge(struct task_struct *p, u32 llc, bool woke)
 {
+	struct policy_task *history = policy_history(p);
 	struct fair_task *t;
 	u64 ran, *now = policy_llc_now(llc), weight = policy_weight(p);
-	bool moved, known = policy_charge_in(p, llc, &ran, &moved);
-	u64 worth = slice_us * 100000 / weight;
+	bool moved, known;
 
 	t = bpf_task_storage_get(&fair_tasks, p, NULL, BPF_LOCAL_STORAGE_GET_F_CREATE);
-	if (!t)
+	if (!t || !history)
 		return NULL;
+	known = policy_charge_to(p, history, llc, &ran, &moved);
 	ran = ran * 100 / weight;
 	t->vtime += ran;
-	if (woke || moved || !known || t->epoch != policy_epoch)
-		t->vtime = within(lag_us * 100000 / weight, *now, t->vtime);
+	if (moved || !known || t->epoch != policy_epoch)
+		t->vtime = within(slice_us * 100000 / weight, *now, t->vtime);
+	else if (woke)
+		t->vtime = placed(lag_us * 100000 / weight, *now, t->vtime);
 	if (woke || t->epoch != policy_epoch)
-		t->request = burst_of(p, policy_note_wakeup(p)) * 100 / weight;
-	else if (ran > t->request)
-		/* It runs for longer this time than it usually does. */
-		t->request = ran < worth ? ran : worth;
+		t->request = burst_of(p, policy_note_wakeup_in(p, history)) * 100 / weight;
+	else
+		t->request = grown(t->request, history->charged_ns - history->woke_at_ns, weight);
 	t->epoch = policy_epoch;
 	/*
 	 * A step towards each sample that is as long as what was run for it makes a running
@@ -117,7 +154,7 @@ __noinline u64 deadline_on(s32 cpu)
 	struct task_struct *curr;
 	struct policy_task *history;
 	struct fair_task *t;
-	u64 deadline = 0;
+	u64 deadline = 0, sum, weight;
 
 	bpf_rcu_read_lock();
 	curr = __COMPAT_scx_bpf_cpu_curr(cpu);
@@ -126,10 +163,12 @@ __noinline u64 deadline_on(s32 cpu)
 		goto out;
 	t = bpf_task_storage_get(&fair_tasks, curr, NULL, 0);
 	history = bpf_task_storage_get(&policy_tasks, curr, NULL, 0);
-	if (t && history && t->epoch == policy_epoch)
-		deadline = t->vtime + t->request +
-			   (curr->se.sum_exec_runtime - history->charged_ns) * 100 /
-				   policy_weight(curr);
+	if (!t || !history || t->epoch != policy_epoch)
+		goto out;
+	sum = curr->se.sum_exec_runtime;
+	weight = policy_weight(curr);
+	deadline = t->vtime + (sum - history->charged_ns) * 100 / weight +
+		   grown(t->request, sum - history->woke_at_ns, weight);
 out:
 	bpf_rcu_read_unlock();
 	return deadline;
@@ -146,11 +185,20 @@ static __always_inline u64 victim_on(struct task_struct *p, s32 cpu, u64 deadlin
 	return theirs && time_before(deadline, theirs) ? theirs : 0;
 }
 
+/* Whether who runs here is going to sleep soon, as it usually does. */
+static __always_inline bool ends_soon(void)
+{
+	struct task_struct *curr = bpf_get_current_task_btf();
+	struct policy_task *history = bpf_task_storage_get(&policy_tasks, curr, NULL, 0);
+
+	return history && history->burst_ns <= preempt_us * 1000 &&
+	       curr->se.sum_exec_runtime - history->woke_at_ns <= preempt_us * 1000;
+}
+
 /*
- * The CPU that @p, which ran on @prev last, takes from a task whose deadline is after @deadline,
+ * The CPU to call for @p, which ran on @prev last: one whose task's deadline is after @deadline,
  * or -1. This CPU if it will do, since it is interrupted already; else the last one, which is
- * warm; else the one of the LLC with the latest. The others may be slow to come: one with
- * somebody in its own queue has been called already.
+ * warm; else the one of the LLC with the latest.
  */
 static __always_inline s32 find_victim(struct task_struct *p, s32 prev, u64 deadline)
 {
@@ -158,14 +206,19 @@ static __always_inline s32 find_victim(struct task_struct *p, s32 prev, u64 dead
 	s32 cpu = bpf_get_smp_processor_id(), victim = -1;
 	u64 theirs;
 
-	if (policy_llc_of(cpu) == llc && victim_on(p, cpu, deadline))
-		return cpu;
-	if (victim_on(p, prev, deadline) && !scx_bpf_dsq_nr_queued(SCX_DSQ_LOCAL_ON | prev))
+	if (policy_llc_of(cpu) == llc && bpf_cpumask_test_cpu(cpu, p->cpus_ptr)) {
+		if (!is_called(cpu) && victim_on(p, cpu, deadline))
+			return cpu;
+		if (ends_soon() &&
+		    (!policy_first_vtime(llc, cpu, &theirs) || time_before(deadline, theirs)))
+			return -1;
+	}
+	if (!is_called(prev) && victim_on(p, prev, deadline))
 		return prev;
 	bpf_for (i, policy_llc_begin(llc), end) {
 		cpu = policy_llc_cpus[i & (NR_CPUS - 1)];
-		theirs = victim_on(p, cpu, deadline);
-		if (theirs && !scx_bpf_dsq_nr_queued(SCX_DSQ_LOCAL_ON | cpu)) {
+		theirs = is_called(cpu) ? 0 : victim_on(p, cpu, deadline);
+		if (theirs) {
 			deadline = theirs;
 			victim = cpu;
 		}
@@ -212,22 +265,25 @@ s32 BPF_STRUCT_OPS(interactive_select_cpu, struct task_struct *p, s32 prev_cpu, 
 
 POLICY_ENQUEUE(interactive_enqueue, p, enq_flags)
 {
-	s32 cpu = scx_bpf_task_cpu(p), victim;
+	s32 cpu = scx_bpf_task_cpu(p), victim = -1;
 	u32 llc = policy_llc_of(cpu);
 	bool woke = enq_flags & SCX_ENQ_WAKEUP;
 	struct fair_task *t = charge(p, llc, woke);
 	u64 deadline = t ? t->vtime + t->request : *policy_llc_now(llc);
 
-	if (woke) {
+	if (woke)
 		victim = find_victim(p, cpu, deadline + preempt_us * 1000);
-		if (victim >= 0) {
-			COUNT(preempted);
-			scx_bpf_dsq_insert(p, SCX_DSQ_LOCAL_ON | victim, slice_us * 1000,
-					   enq_flags | SCX_ENQ_PREEMPT);
-			return;
-		}
-	}
 	scx_bpf_dsq_insert_vtime(p, POLICY_DSQ(llc), slice_us * 1000, deadline, enq_flags);
+	if (victim >= 0) {
+		COUNT(preempted);
+		/*
+		 * Any CPU may take @p meanwhile: this one may be slow to come, for a hypervisor
+		 * or an interrupt. If two call it at once, one of their tasks waits for another.
+		 */
+		WRITE_ONCE(called[victim & (NR_CPUS - 1)], 1);
+		scx_bpf_kick_cpu(victim, SCX_KICK_PREEMPT);
+		return;
+	}
 	cpu = find_idle(p, cpu);
 	if (cpu >= 0)
 		scx_bpf_kick_cpu(cpu, SCX_KICK_IDLE);
@@ -240,6 +296,7 @@ POLICY_DISPATCH(interactive_dispatch, cpu, prev)
 	struct fair_task *t;
 	u64 first;
 
+	WRITE_ONCE(called[(u32)cpu & (NR_CPUS - 1)], 0);
 	if (policy_pick_abandoned(own, slice_us * 1000))
 		return;
 	if (runs) {
