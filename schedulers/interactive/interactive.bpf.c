@@ -13,10 +13,11 @@
  * A task that wakes gets an idle CPU, of its LLC first. If there is none it is queued, and the CPU
  * whose task has the latest deadline is called, provided that this is later than its own by
  * preempt_us. Whichever CPU asks first gets the task: one that was called may be slow to come.
- * Nobody is called if who runs here is short and about to sleep. A hog's request is lag_us, so
- * whoever wakes takes the CPU of a hog even if it had somewhat more than its share lately, and
- * tasks that are alike do not take it from each other. A hint `class=latency` or a short `slice=`
- * makes the burst short, `class=batch` makes it long.
+ * Nobody is called if who runs here is short and about to sleep, or said so when it woke the task
+ * (pipes and sockets do) and is no hog. A hog's request is lag_us whatever its weight, so whoever
+ * wakes takes the CPU of a hog even if it had somewhat more than its share lately, and tasks that
+ * are alike do not take it from each other. A hint `class=latency` or a short `slice=` makes the
+ * burst short, `class=batch` makes it long.
  *
  * Source. Virtual deadlines and lag are EEVDF's (Stoica and Abdel-Wahab, 1995; Linux 6.6), with
  * the request taken from what the task has done, as scx_bpfland, scx_flash and scx_cosmos take
@@ -30,6 +31,8 @@
  * dispatch, O(LLCs) if the own queue is empty.
  *
  * Worst case. A task waits no longer than under vtime plus lag_us for each other task of its LLC.
+ * One that was woken by a promise to sleep that is not kept waits for the next CPU that asks, a
+ * slice at most if it is first.
  * Who pretends to be short, by sleeping often, gets its share early, and no more of it.
  *
  * Parameters: slice_us, lag_us, first_us, preempt_us, llc_cpus.
@@ -67,6 +70,9 @@ struct {
 /* CPUs that have been called for a task that woke up and have not asked for one since. */
 static u8 called[NR_CPUS];
 
+/* Of each CPU, the pid of the task that was woken there last by one that said it would sleep. */
+static u32 promised[NR_CPUS];
+
 static __always_inline bool is_called(s32 cpu)
 {
 	return READ_ONCE(called[(u32)cpu & (NR_CPUS - 1)]);
@@ -94,8 +100,12 @@ static __always_inline u64 grown(u64 request, u64 since, u64 weight)
 {
 	u64 most = lag_us * 1000;
 
-	since = (since < most ? since : most) * 100 / weight;
-	return since > request ? since : request;
+	/* The same for all hogs, or the lighter of two would first fall behind by more. */
+	if (since >= most)
+		return most;
+	since = since * 100 / weight;
+	since = since > request ? since : request;
+	return since < most ? since : most;
 }
 
 /*
@@ -185,14 +195,25 @@ static __always_inline u64 victim_on(struct task_struct *p, s32 cpu, u64 deadlin
 	return theirs && time_before(deadline, theirs) ? theirs : 0;
 }
 
-/* Whether who runs here is going to sleep soon, as it usually does. */
-static __always_inline bool ends_soon(void)
+/*
+ * How who runs on @cpu, this CPU, is going to sleep: soon, by what it usually does, or at once, as
+ * it said when it woke @p. Interrupts say so for whom they interrupt, so a hog is not believed.
+ */
+enum ending { GOES_ON, SOON, AT_ONCE };
+
+static __always_inline enum ending ending_of(struct task_struct *p, s32 cpu)
 {
 	struct task_struct *curr = bpf_get_current_task_btf();
 	struct policy_task *history = bpf_task_storage_get(&policy_tasks, curr, NULL, 0);
+	u64 since;
 
-	return history && history->burst_ns <= preempt_us * 1000 &&
-	       curr->se.sum_exec_runtime - history->woke_at_ns <= preempt_us * 1000;
+	if (!history)
+		return GOES_ON;
+	since = curr->se.sum_exec_runtime - history->woke_at_ns;
+	if (READ_ONCE(promised[(u32)cpu & (NR_CPUS - 1)]) == p->pid && since <= lag_us * 1000)
+		return AT_ONCE;
+	return history->burst_ns <= preempt_us * 1000 && since <= preempt_us * 1000 ? SOON
+										    : GOES_ON;
 }
 
 /*
@@ -204,12 +225,16 @@ static __always_inline s32 find_victim(struct task_struct *p, s32 prev, u64 dead
 {
 	u32 llc = policy_llc_of(prev), i, end = policy_llc_begin(llc + 1);
 	s32 cpu = bpf_get_smp_processor_id(), victim = -1;
+	enum ending ending;
 	u64 theirs;
 
 	if (policy_llc_of(cpu) == llc && bpf_cpumask_test_cpu(cpu, p->cpus_ptr)) {
+		ending = ending_of(p, cpu);
+		if (ending == AT_ONCE)
+			return -1;
 		if (!is_called(cpu) && victim_on(p, cpu, deadline))
 			return cpu;
-		if (ends_soon() &&
+		if (ending == SOON &&
 		    (!policy_first_vtime(llc, cpu, &theirs) || time_before(deadline, theirs)))
 			return -1;
 	}
@@ -256,8 +281,12 @@ s32 BPF_STRUCT_OPS(interactive_select_cpu, struct task_struct *p, s32 prev_cpu, 
 		cpu = bpf_get_smp_processor_id();
 	else
 		cpu = find_idle(p, prev_cpu);
-	if (cpu < 0)
+	if (cpu < 0) {
+		/* Enqueue comes next, on this CPU, before anybody else can be woken here. */
+		WRITE_ONCE(promised[bpf_get_smp_processor_id() & (NR_CPUS - 1)],
+			   wake_flags & SCX_WAKE_SYNC ? p->pid : 0);
 		return prev_cpu;
+	}
 	charge(p, policy_llc_of(cpu), true);
 	scx_bpf_dsq_insert(p, SCX_DSQ_LOCAL, slice_us * 1000, 0);
 	return cpu;
