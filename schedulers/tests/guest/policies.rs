@@ -190,8 +190,16 @@ fn sleepers(prepare: fn(usize)) -> Vec<Sender<()>> {
         wake
     };
     let wake = (0..8).map(sleeper).collect();
-    thread::sleep(Duration::from_millis(300));
+    all_sleep();
     wake
+}
+
+/// Waits until the sleepers do: whoever does not is not woken by a message.
+fn all_sleep() {
+    eventually("all sleep", || {
+        let all = threads_of("order");
+        all.len() == 8 && all.iter().all(|fields| fields[0] == "S")
+    });
 }
 
 /// Wakes the sleepers in an order that is another one in each round; 3 and 8 have no common divisor.
@@ -233,7 +241,7 @@ fn assert_order_of_arrival() {
     let trace = Trace::start(&["sched_wakeup", "sched_switch"]);
     for round in 0..5 {
         wake_all(&sleepers, round);
-        thread::sleep(Duration::from_millis(400));
+        all_sleep();
     }
     let lines = trace.stop();
     let (woken, ran) = orders(&lines, "order");
@@ -279,7 +287,6 @@ fn fifo_percpu_steals_for_idle_cpus_and_only_then() {
     for (params, expected) in [(&[] as &[&str], CPUS), (&["--param", "steal=0"], 1)] {
         let running = Running::start(&[&["--policy", "fifo_percpu", "--stats", "0"], params].concat());
         let load = born_together("stolen");
-        // One that has a CPU to itself is not switched to.
         match expected {
             1 => assert_eq!(cpus_of("stolen"), 1, "{params:?}"),
             _ => eventually("each CPU runs one of them", || cpus_of("stolen") == expected),
@@ -299,13 +306,26 @@ fn born_together(name: &str) -> Threads {
     load
 }
 
+/// What proc_pid_stat(5) says of the threads of ours with such names, from its third field, the state.
+fn threads_of(prefix: &str) -> Vec<Vec<String>> {
+    let threads = fs::read_dir("/proc/self/task").unwrap();
+    let stats = threads.filter_map(|thread| fs::read_to_string(thread.ok()?.path().join("stat")).ok());
+    let fields = |stat: String| {
+        let (name, fields) = stat.split_once('(')?.1.rsplit_once(") ")?;
+        name.starts_with(prefix).then(|| fields.split(' ').map(str::to_owned).collect())
+    };
+    stats.filter_map(fields).collect()
+}
+
 /// Number of CPUs on which threads with such names are seen for a while.
 fn cpus_of(prefix: &str) -> usize {
-    let trace = Trace::start(&["sched_switch"]);
-    thread::sleep(Duration::from_millis(500));
-    let lines = trace.stop();
-    let ran = lines.iter().filter(|line| named(line, "sched_switch:", "next_comm", prefix).is_some());
-    ran.filter_map(|line| Some(place(line)?.0)).collect::<HashSet<_>>().len()
+    let mut cpus = HashSet::new();
+    for _ in 0..50 {
+        // The CPU is field 39.
+        cpus.extend(threads_of(prefix).into_iter().map(|fields| fields[36].clone()));
+        thread::sleep(Duration::from_millis(10));
+    }
+    cpus.len()
 }
 
 #[test]

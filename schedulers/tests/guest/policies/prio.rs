@@ -37,7 +37,7 @@ fn prio_serves_levels_in_order_and_each_in_order_of_arrival() {
         wake_all(&sleepers, round);
         thread::sleep(Duration::from_millis(200));
         busy.store(false, Ordering::Relaxed);
-        thread::sleep(Duration::from_millis(200));
+        all_sleep();
     }
     let lines = trace.stop();
     let (woken, ran) = orders(&lines, "order");
