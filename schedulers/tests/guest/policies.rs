@@ -376,9 +376,12 @@ fn every_policy_survives_stress_and_hotplug() {
         drop(late);
         load.hog("late", Some(1));
         // More than one: what waits for a CPU that goes has to be moved on from there.
+        let mut tied = Threads::new();
         for name in ["leaver", "left", "behind"] {
-            load.hog(name, Some(2));
+            tied.hog(name, Some(2));
         }
+        let offline = Offline::take(2);
+        drop((tied, offline));
         for _ in 0..2 {
             let offline = Offline::take(2);
             load.assert_all_progress();
