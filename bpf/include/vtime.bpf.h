@@ -24,9 +24,36 @@ struct vtime_queue {
 	/* its progress, followed here */
 	u64 *now;
 	u64 slice_ns;
+	/* weights change with who else is there, so that @now is no measure of what they have */
+	bool weights_vary;
 	/* out: what the task has run since it was charged last, ns */
 	u64 ran;
 };
+
+/* What a task that is new is taken to run, ns. */
+#define VTIME_FIRST (1000ULL * 1000)
+
+/* More slices than a task that others wait for can get, even if ticks are late. */
+#define VTIME_AHEAD 16
+
+/*
+ * Where the tasks are that @p competes with: the first that waits for its CPU, or where CPU time
+ * goes if that is more. Where affinities differ, tasks on one CPU get ever further ahead of those
+ * on another; so who may not use all CPUs is compared with the first alone. Return: false if it
+ * cannot be compared with anybody.
+ */
+static __always_inline bool vtime_near(struct task_struct *p, struct vtime_queue *q, u64 *near)
+{
+	bool free = p->nr_cpus_allowed >= policy_nr_cpus && !q->weights_vary;
+
+	if (!policy_first_vtime(q->queue, q->cpu, near)) {
+		*near = *q->now;
+		return free;
+	}
+	if (free && time_before(*near, *q->now))
+		*near = *q->now;
+	return !q->weights_vary;
+}
 
 /**
  * vtime_at - the virtual time of @p with all that it has run until now
@@ -39,25 +66,36 @@ static __always_inline u64 vtime_at(struct task_struct *p, struct vtime_queue *q
 				    u64 unit, bool woke)
 {
 	u64 ran, near, vtime;
-	bool moved, known = policy_charge_in(p, q->queue, &ran, &moved);
+	bool compares, moved, known = policy_charge_in(p, q->queue, &ran, &moved);
 	s64 worth = q->slice_ns * unit / weight, step;
 
 	q->ran = ran;
 	ran = ran * unit / weight;
 	vtime = p->scx.dsq_vtime + ran;
+	compares = vtime_near(p, q, &near);
 	/* Who has been waiting is owed its whole lag, others are not. */
-	if (woke || moved || !known) {
-		if (!policy_first_vtime(q->queue, q->cpu, &near))
-			near = *q->now;
+	if (woke || moved) {
 		vtime = within(worth, near, vtime);
+	} else if (!known) {
+		vtime = near - worth;
+		/*
+		 * It is charged when it is queued again, and if none of the new ones ever is, those
+		 * behind would wait for as long as some come: it is taken to run for a while.
+		 */
+		*q->now += VTIME_FIRST / (scx_bpf_dsq_nr_queued(POLICY_DSQ(q->queue)) + 1);
+	} else if (compares && time_before(near + VTIME_AHEAD * worth, vtime)) {
+		/* What it ran while nobody else wanted the CPU is not held against it. */
+		vtime = near + VTIME_AHEAD * worth;
 	}
 	/*
-	 * A step towards each sample, of limited length, is a running median; who ran for
-	 * longer than a slice at a time, since nobody waited, takes @now along. CPUs race
-	 * here: a step that is lost is one sample fewer.
+	 * A step towards each sample that is as long as what was run for it makes a running
+	 * median of where CPU time goes, whatever the weights; where these vary, one that follows
+	 * the tasks instead. CPUs race here: a step that is lost is one sample fewer.
 	 */
-	step = ran;
-	*q->now = within(step > worth ? step : worth, *q->now, vtime);
+	step = q->ran;
+	if (q->weights_vary)
+		step = (s64)ran > worth ? ran : worth;
+	*q->now = within(step, *q->now, vtime);
 	return vtime;
 }
 

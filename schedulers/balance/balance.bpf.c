@@ -40,6 +40,7 @@
  * Parameters: slice_us, period_ms, llc_cpus.
  */
 #include "llc.bpf.h"
+#include "overdue.bpf.h"
 #include "vtime.bpf.h"
 
 PARAM_U64(slice_us, 20000, 100, 1000000, "us", "time a task may run before the next is picked");
@@ -176,6 +177,7 @@ POLICY_DISPATCH(balance_dispatch, cpu, prev)
 	u32 own = policy_llc_of(cpu), home = own, i;
 	bool runs = prev && (prev->scx.flags & SCX_TASK_QUEUED);
 
+	policy_see_to_overdue(own);
 	if (policy_pick_abandoned(own, slice_us * 1000))
 		return;
 	if (runs && goes_on(prev, cpu, &home)) {

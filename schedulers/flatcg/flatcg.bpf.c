@@ -33,6 +33,7 @@
 enum { QUEUE, PARKED };
 
 #include "bandwidth.bpf.h"
+#include "overdue.bpf.h"
 #include "vtime.bpf.h"
 
 PARAM_U64(slice_us, 5000, 100, 1000000, "us", "time a task may run before the next is picked");
@@ -281,6 +282,7 @@ static __always_inline u64 vtime_of_task(struct task_struct *p, bool woke)
 		.cpu = scx_bpf_task_cpu(p),
 		.now = &vtime_now,
 		.slice_ns = slice_us * 1000,
+		.weights_vary = true,
 	};
 
 	return vtime_at(p, &q, join(p), ONE, woke);
@@ -362,6 +364,7 @@ POLICY_DISPATCH(flatcg_dispatch, cpu, prev)
 {
 	s64 left;
 
+	policy_see_to_overdue(QUEUE);
 	if (!prev || !(prev->scx.flags & SCX_TASK_QUEUED)) {
 		bandwidth_pick(QUEUE, cpu);
 		return;

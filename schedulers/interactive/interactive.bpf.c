@@ -39,6 +39,7 @@
  */
 #include "llc.bpf.h"
 #include "idle.bpf.h"
+#include "overdue.bpf.h"
 #include "vtime.bpf.h"
 
 PARAM_U64(slice_us, 3000, 100, 1000000, "us", "time a task may run before the next is picked");
@@ -138,7 +139,16 @@ static __always_inline struct fair_task *charge(struct task_struct *p, u32 llc, 
 	known = policy_charge_to(p, history, llc, &ran, &moved);
 	ran = ran * 100 / weight;
 	t->vtime += ran;
-	if (moved || !known || t->epoch != policy_epoch)
+	if (t->epoch != policy_epoch) {
+		t->vtime = *now;
+		/*
+		 * New ones are taken to run for first_us. Not until they are queued again is what
+		 * they run counted, and if none is, the others would wait as long as some come.
+		 */
+		if (!woke)
+			*now += first_us * 100000 / weight /
+				(scx_bpf_dsq_nr_queued(POLICY_DSQ(llc)) + 1);
+	} else if (moved || !known)
 		t->vtime = within(slice_us * 100000 / weight, *now, t->vtime);
 	else if (woke)
 		t->vtime = placed(lag_us * 100000 / weight, *now, t->vtime);
@@ -325,6 +335,7 @@ POLICY_DISPATCH(interactive_dispatch, cpu, prev)
 	struct fair_task *t;
 	u64 first;
 
+	policy_see_to_overdue(own);
 	WRITE_ONCE(called[(u32)cpu & (NR_CPUS - 1)], 0);
 	if (policy_pick_abandoned(own, slice_us * 1000))
 		return;

@@ -26,6 +26,7 @@
  */
 #include "llc.bpf.h"
 #include "idle.bpf.h"
+#include "overdue.bpf.h"
 #include "vtime.bpf.h"
 
 PARAM_U64(slice_us, 20000, 100, 1000000, "us", "time a task may run before the next is picked");
@@ -106,6 +107,7 @@ POLICY_DISPATCH(llc_dispatch, cpu, prev)
 	u32 own = policy_llc_of(cpu), other, i;
 	u64 vtime;
 
+	policy_see_to_overdue(own);
 	if (policy_pick_abandoned(own, slice_us * 1000))
 		return;
 	if (runs) {

@@ -5,15 +5,16 @@
  * Every task has a virtual time that advances by its run time divided by its
  * weight; the queue is ordered by it, so the task that has had least for its
  * weight runs next. This is weighted fair queueing (Demers, Keshav, Shenker,
- * SIGCOMM 1989). A task that wakes or is new is placed within a slice of the task
- * that its CPU would take next: sleeping earns a little latency, not a hoard, and
- * what a task ran while nobody else wanted the CPU is not held against it.
+ * SIGCOMM 1989). A task that wakes or is new is placed within a slice of those that
+ * it competes with: sleeping earns a little latency, not a hoard, and what a task ran
+ * while nobody else wanted the CPU is not held against it for long.
  *
- * The place is that of a task on the same CPU, and not the largest virtual time
- * that ever ran, which scx_simple takes: where affinities differ, tasks on one CPU
- * get ever further ahead of those on another, and sleepers placed by the wrong ones
- * would starve. If nobody waits there, it is the median of what tasks have when
- * they are queued, followed by steps of a slice at most.
+ * Where those are is a running median of where CPU time goes, and new tasks move it on
+ * though many of them are never charged: if all that come were placed before the others,
+ * these would never be first while some come. For who may not use all CPUs it is the
+ * task that its CPU would take next, and not the largest virtual time that ever ran,
+ * which scx_simple takes: where affinities differ, tasks on one CPU get ever further
+ * ahead of those on another, and sleepers placed by the wrong ones would starve.
  *
  * Good for: shares that follow nice and cgroup weights, without starvation.
  * Bad for: latency-critical tasks beside hogs of the same weight (no preemption
@@ -28,9 +29,13 @@
  * Cost: O(log n) an enqueue, O(1) a dispatch, O(n) while the n tasks at the head
  * may not run on the CPU that asks.
  *
+ * Worst case. A share can be so small that a turn comes after minutes: who has waited for
+ * 4 to 8 s has a slice out of turn (overdue.bpf.h), or the kernel would end the scheduler.
+ *
  * Parameters: slice_us.
  */
 #include "policy.bpf.h"
+#include "overdue.bpf.h"
 #include "vtime.bpf.h"
 
 PARAM_U64(slice_us, 20000, 100, 1000000, "us", "time a task may run before the next is picked");
@@ -48,6 +53,7 @@ POLICY_DISPATCH(vtime_dispatch, cpu, prev)
 {
 	u64 vtime;
 
+	policy_see_to_overdue(QUEUE);
 	if (prev && (prev->scx.flags & SCX_TASK_QUEUED)) {
 		vtime = vtime_of(prev, QUEUE, slice_us * 1000, false);
 		/* A task that has slice left goes on to run. */

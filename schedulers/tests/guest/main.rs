@@ -14,3 +14,4 @@ mod smoke;
 mod swaps;
 mod unruly;
 mod upgrade;
+mod waiting;

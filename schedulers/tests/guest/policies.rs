@@ -361,9 +361,7 @@ fn every_policy_survives_stress_and_hotplug() {
         "shinjuku",
     ] {
         let late = Offline::take(1);
-        // The watchdog's usual patience: who had a CPU to itself is owed nothing for a while, and while processes
-        // are forked all the time, which begin where the first in the queue is, that is long in an emulator.
-        let running = Running::start(&["--policy", policy, "--stats", "0"]);
+        let running = Running::start(&["--policy", policy, "--stats", "0", "--timeout", "10s"]);
         let mut stress = Background::start(
             "stress-ng",
             &["--cpu", "2", "--switch", "2", "--fork", "2", "--affinity", "2", "--timeout", "60s"],
@@ -376,12 +374,9 @@ fn every_policy_survives_stress_and_hotplug() {
         drop(late);
         load.hog("late", Some(1));
         // More than one: what waits for a CPU that goes has to be moved on from there.
-        let mut tied = Threads::new();
         for name in ["leaver", "left", "behind"] {
-            tied.hog(name, Some(2));
+            load.hog(name, Some(2));
         }
-        let offline = Offline::take(2);
-        drop((tied, offline));
         for _ in 0..2 {
             let offline = Offline::take(2);
             load.assert_all_progress();

@@ -8,6 +8,7 @@ mod support;
 mod central;
 mod edf;
 mod flatcg;
+mod forks;
 mod layers;
 
 use std::io::{Read as _, Write as _};

@@ -1,0 +1,38 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! However small a task's share is, its turn comes before the watchdog does.
+
+use std::time::{Duration, Instant};
+
+use crate::support::*;
+
+/// Waits until `progress` has been the same for a second.
+fn stalls(progress: impl Fn() -> u64) -> u64 {
+    let (mut last, mut since) = (progress(), Instant::now());
+    eventually("it waits", || {
+        if progress() != last {
+            (last, since) = (progress(), Instant::now());
+        }
+        since.elapsed() >= Duration::from_secs(1)
+    });
+    last
+}
+
+#[test]
+#[ignore = "needs sched_ext: scripts/test runs it in a VM"]
+fn a_tiny_share_is_no_stall() {
+    for policy in ["vtime", "llc", "balance", "flatcg", "interactive"] {
+        // One slice of nice 19 is worth 5 s of each of the others, 40 s all in all.
+        let slice = ["--param", "slice_us=50000", "--timeout", "10s"];
+        let running = Running::start(&[&["--policy", policy, "--stats", "0"], &slice[..]].concat());
+        let mut load = Threads::new();
+        load.add_after("light", Some(1), || nice(19), spin);
+        for n in 0..8 {
+            load.hog(&format!("hog{n}"), Some(1));
+        }
+        let light = || load.progress()[0];
+        let before = stalls(light);
+        eventually("its turn comes", || light() > before);
+        let (end, _, errors) = running.stop();
+        assert!(end.success(), "{policy}: {errors}");
+    }
+}
