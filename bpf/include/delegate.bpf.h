@@ -269,7 +269,10 @@ void BPF_STRUCT_OPS(delegate_dispatch, s32 cpu, struct task_struct *prev)
 	commit(agent, agent_nr(cpu));
 	if (scx_bpf_dsq_nr_queued(SCX_DSQ_LOCAL_ON | cpu) > 0)
 		return;
-	if (policy_pick(Q_FALLBACK) || take_overdue(agent, cpu, cpu, false) || !per_cpu)
+	/* Those who wait for an agent that has gone have waited for longer than any in Q_FALLBACK,
+	 * which may never be empty.
+	 */
+	if (take_overdue(agent, cpu, cpu, false) || policy_pick(Q_FALLBACK) || !per_cpu)
 		return;
 	idle = !prev || !(prev->scx.flags & SCX_TASK_QUEUED);
 	if (idle || policy_nr_off)

@@ -132,7 +132,17 @@ static __always_inline struct policy_task *policy_history(struct task_struct *p)
 	return bpf_task_storage_get(&policy_tasks, p, NULL, BPF_LOCAL_STORAGE_GET_F_CREATE);
 }
 
-/* policy_charge_in() for who has looked up the history of @p already. */
+/**
+ * policy_charge_to - take the run time of @p since it was charged last
+ * @t: its history
+ * @queue: the queue that it competes in
+ * @ran: where it goes, ns
+ * @moved: where it goes whether @p competed in another queue before
+ *
+ * Exact: taken from what the kernel accounts, however the task came to run.
+ * Return: false if @p is new to this policy. It has run nothing then: it does not
+ * pay for what it ran under another one.
+ */
 static __always_inline bool policy_charge_to(struct task_struct *p, struct policy_task *t,
 					     u32 queue, u64 *ran, bool *moved)
 {
@@ -147,35 +157,17 @@ static __always_inline bool policy_charge_to(struct task_struct *p, struct polic
 	return known;
 }
 
-/**
- * policy_charge_in - take the run time of @p since it was charged last
- * @queue: the queue that it competes in
- * @ran: where it goes, ns
- * @moved: where it goes whether @p competed in another queue before
- *
- * Exact: taken from what the kernel accounts, however the task came to run.
- * Return: false if @p is new to this policy. It has run nothing then: it does not
- * pay for what it ran under another one.
- */
-static __always_inline bool policy_charge_in(struct task_struct *p, u32 queue, u64 *ran,
-					     bool *moved)
-{
-	struct policy_task *t = policy_history(p);
-
-	if (t)
-		return policy_charge_to(p, t, queue, ran, moved);
-	/* No memory for it: the task is not charged this once, nothing breaks. */
-	*ran = 0;
-	*moved = false;
-	return true;
-}
-
 /* The same for who does not care which queue it is. */
 static __always_inline bool policy_charge(struct task_struct *p, u64 *ran)
 {
+	struct policy_task *t = policy_history(p);
 	bool moved;
 
-	return policy_charge_in(p, 0, ran, &moved);
+	if (t)
+		return policy_charge_to(p, t, 0, ran, &moved);
+	/* No memory for it: the task is not charged this once, nothing breaks. */
+	*ran = 0;
+	return true;
 }
 
 /* policy_note_wakeup() for who has looked up the history of @p already. */

@@ -30,19 +30,23 @@ struct vtime_queue {
 	u64 ran;
 };
 
-/* What a task that is new is taken to run, ns. */
-#define VTIME_FIRST (1000ULL * 1000)
+/*
+ * What a task that is new is taken to run, ns: twice what the shortest do, since each slice of who
+ * runs beside them takes the progress back by half.
+ */
+#define VTIME_FIRST (2000ULL * 1000)
 
 /* More slices than a task that others wait for can get, even if ticks are late. */
 #define VTIME_AHEAD 16
 
 /*
- * Where the tasks are that @p competes with: the first that waits for its CPU, or where CPU time
- * goes if that is more. Where affinities differ, tasks on one CPU get ever further ahead of those
- * on another; so who may not use all CPUs is compared with the first alone. Return: false if it
- * cannot be compared with anybody.
+ * Where the tasks are that @p competes with: the first that waits for its CPU, unless that has
+ * stayed behind where CPU time goes by more than a slice, @worth. Where affinities differ, tasks on
+ * one CPU get ever further ahead of those on another; so who may not use all CPUs is compared with
+ * the first alone. Return: false if it cannot be compared with anybody.
  */
-static __always_inline bool vtime_near(struct task_struct *p, struct vtime_queue *q, u64 *near)
+static __always_inline bool vtime_near(struct task_struct *p, struct vtime_queue *q, s64 worth,
+				       u64 *near)
 {
 	bool free = p->nr_cpus_allowed >= policy_nr_cpus && !q->weights_vary;
 
@@ -50,9 +54,19 @@ static __always_inline bool vtime_near(struct task_struct *p, struct vtime_queue
 		*near = *q->now;
 		return free;
 	}
-	if (free && time_before(*near, *q->now))
-		*near = *q->now;
+	if (free && time_before(*near, *q->now - worth))
+		*near = *q->now - worth;
 	return !q->weights_vary;
+}
+
+/*
+ * New tasks move the progress of their queue on by what they are expected to run, @worth in virtual
+ * time. It is counted when they are queued again, and if none ever is, those behind would wait
+ * for as long as some come.
+ */
+static __always_inline void vtime_expect(u64 *now, u32 queue, u64 worth)
+{
+	*now += worth / (scx_bpf_dsq_nr_queued(POLICY_DSQ(queue)) + 1);
 }
 
 /**
@@ -65,37 +79,42 @@ static __always_inline bool vtime_near(struct task_struct *p, struct vtime_queue
 static __always_inline u64 vtime_at(struct task_struct *p, struct vtime_queue *q, u64 weight,
 				    u64 unit, bool woke)
 {
-	u64 ran, near, vtime;
-	bool compares, moved, known = policy_charge_in(p, q->queue, &ran, &moved);
+	struct policy_task *history = policy_history(p);
+	bool compares, moved = false, known = true;
+	/* No other policy has met it either. */
+	bool is_new = history && !history->epoch;
+	u64 ran = 0, near, own, vtime;
 	s64 worth = q->slice_ns * unit / weight, step;
 
+	/* Without memory the task is not charged this once, nothing breaks. */
+	if (history)
+		known = policy_charge_to(p, history, q->queue, &ran, &moved);
 	q->ran = ran;
 	ran = ran * unit / weight;
-	vtime = p->scx.dsq_vtime + ran;
-	compares = vtime_near(p, q, &near);
-	/* Who has been waiting is owed its whole lag, others are not. */
-	if (woke || moved) {
-		vtime = within(worth, near, vtime);
-	} else if (!known) {
+	own = vtime = p->scx.dsq_vtime + ran;
+	compares = vtime_near(p, q, worth, &near);
+	if (is_new) {
 		vtime = near - worth;
-		/*
-		 * It is charged when it is queued again, and if none of the new ones ever is, those
-		 * behind would wait for as long as some come: it is taken to run for a while.
-		 */
-		*q->now += VTIME_FIRST / (scx_bpf_dsq_nr_queued(POLICY_DSQ(q->queue)) + 1);
-	} else if (compares && time_before(near + VTIME_AHEAD * worth, vtime)) {
+		vtime_expect(q->now, q->queue, VTIME_FIRST);
+	} else if (woke || moved || !known) {
+		/* Who has been waiting is owed its whole lag, others are not. */
+		vtime = within(worth, near, own);
+	} else if (compares && time_before(near + VTIME_AHEAD * worth, own)) {
 		/* What it ran while nobody else wanted the CPU is not held against it. */
 		vtime = near + VTIME_AHEAD * worth;
 	}
-	/*
-	 * A step towards each sample that is as long as what was run for it makes a running
-	 * median of where CPU time goes, whatever the weights; where these vary, one that follows
-	 * the tasks instead. CPUs race here: a step that is lost is one sample fewer.
-	 */
-	step = q->ran;
-	if (q->weights_vary)
+	if (q->weights_vary) {
 		step = (s64)ran > worth ? ran : worth;
-	*q->now = within(step, *q->now, vtime);
+		*q->now = within(step, *q->now, vtime);
+	} else if (!time_before(vtime, own)) {
+		/*
+		 * A step towards the middle of what was run, as long as that, makes a running
+		 * median of where CPU time goes, whatever the weights. Who is put back to where
+		 * the others are is no measure for them: the next would be put ahead of it. CPUs
+		 * race here: a step that is lost is one sample fewer.
+		 */
+		*q->now = within(q->ran, *q->now, vtime - ran / 2);
+	}
 	return vtime;
 }
 

@@ -141,13 +141,8 @@ static __always_inline struct fair_task *charge(struct task_struct *p, u32 llc, 
 	t->vtime += ran;
 	if (t->epoch != policy_epoch) {
 		t->vtime = *now;
-		/*
-		 * New ones are taken to run for first_us. Not until they are queued again is what
-		 * they run counted, and if none is, the others would wait as long as some come.
-		 */
 		if (!woke)
-			*now += first_us * 100000 / weight /
-				(scx_bpf_dsq_nr_queued(POLICY_DSQ(llc)) + 1);
+			vtime_expect(now, llc, first_us * 100000 / weight);
 	} else if (moved || !known)
 		t->vtime = within(slice_us * 100000 / weight, *now, t->vtime);
 	else if (woke)

@@ -9,12 +9,12 @@
  * it competes with: sleeping earns a little latency, not a hoard, and what a task ran
  * while nobody else wanted the CPU is not held against it for long.
  *
- * Where those are is a running median of where CPU time goes, and new tasks move it on
- * though many of them are never charged: if all that come were placed before the others,
- * these would never be first while some come. For who may not use all CPUs it is the
- * task that its CPU would take next, and not the largest virtual time that ever ran,
- * which scx_simple takes: where affinities differ, tasks on one CPU get ever further
- * ahead of those on another, and sleepers placed by the wrong ones would starve.
+ * Where those are the task tells that its CPU would take next, and not the largest
+ * virtual time that ever ran, which scx_simple takes: where affinities differ, tasks
+ * on one CPU get ever further ahead of those on another, and sleepers placed by the
+ * wrong ones would starve. But new tasks, if many come, would all be placed before the
+ * others, so that these would never be next: for who may use all CPUs it is no more
+ * than a slice behind a running median of where CPU time goes, which new tasks move on.
  *
  * Good for: shares that follow nice and cgroup weights, without starvation.
  * Bad for: latency-critical tasks beside hogs of the same weight (no preemption

@@ -308,6 +308,24 @@ fn a_kept_agent_s_scheduler_outlives_its_process_and_is_adopted() {
 
 #[test]
 #[ignore = "needs sched_ext: scripts/test runs it in a VM"]
+fn who_waits_for_an_agent_runs_when_it_ends_in_order() {
+    let running = Running::start(&[AGENT_FIFO, &["--keep", "--stats", "0", "--timeout", "10s"]].concat());
+    let cleanup = StopWhoever;
+    // More than an agent gives to four CPUs, and so many that BPF always has somebody else to run.
+    let mut load = Threads::new();
+    (0..24).for_each(|n| load.hog(&format!("hog{n}"), None));
+    load.assert_all_progress();
+    let before = KernelState::read();
+    assert!(running.stop().0.success());
+    load.assert_all_progress();
+    let state = KernelState::read();
+    assert_eq!((state.enabled(), state.enable_seq), (true, before.enable_seq));
+    drop(load);
+    drop(cleanup);
+}
+
+#[test]
+#[ignore = "needs sched_ext: scripts/test runs it in a VM"]
 fn a_kept_scheduler_stays_when_scx_run_ends_and_goes_with_stop() {
     let running = Running::start(&["--policy", "fifo", "--keep", "--stats", "0"]);
     let cleanup = StopWhoever;
