@@ -287,9 +287,7 @@ static __always_inline bool bandwidth_pick(u32 n, s32 cpu)
 		return policy_pick(n);
 	now = bpf_ktime_get_ns();
 	bpf_for_each (scx_dsq, p, POLICY_DSQ(n), 0) {
-		/* The kernel moves nothing to a CPU that is going offline. */
-		if (!bpf_cpumask_test_cpu(cpu, p->cpus_ptr) ||
-		    (unlikely(*policy_off_flag(cpu)) && scx_bpf_task_cpu(p) != cpu))
+		if (!policy_may_take(p, cpu))
 			continue;
 		if (has_limit(p) && bandwidth_of(p, 0, &refill) <= 0 && !has_to_run(p, now)) {
 			note_parked(p, refill);

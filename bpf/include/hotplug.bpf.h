@@ -22,6 +22,13 @@ static __always_inline bool *policy_off_flag(s32 cpu)
 	return &policy_cpu_is_off[(u32)cpu & (NR_CPUS - 1)];
 }
 
+/* Whether @cpu may take @p from a queue. The kernel moves nothing to a CPU that is going. */
+static __always_inline bool policy_may_take(struct task_struct *p, s32 cpu)
+{
+	return bpf_cpumask_test_cpu(cpu, p->cpus_ptr) &&
+	       (likely(!*policy_off_flag(cpu)) || scx_bpf_task_cpu(p) == cpu);
+}
+
 /**
  * policy_pick_orphan - take a task from the queue of CPUs that went offline
  *

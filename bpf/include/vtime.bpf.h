@@ -39,24 +39,25 @@ struct vtime_queue {
 /* More slices than a task that others wait for can get, even if ticks are late. */
 #define VTIME_AHEAD 16
 
-/*
- * Where the tasks are that @p competes with: the first that waits for its CPU, unless that has
- * stayed behind where CPU time goes by more than a slice, @worth. Where affinities differ, tasks on
- * one CPU get ever further ahead of those on another; so who may not use all CPUs is compared with
- * the first alone. Return: false if it cannot be compared with anybody.
- */
-static __always_inline bool vtime_near(struct task_struct *p, struct vtime_queue *q, s64 worth,
-				       u64 *near)
+/* Where the tasks are that @p competes with: the first that waits for its CPU. */
+static __always_inline u64 vtime_near(struct vtime_queue *q)
 {
-	bool free = p->nr_cpus_allowed >= policy_nr_cpus && !q->weights_vary;
+	u64 near;
 
-	if (!policy_first_vtime(q->queue, q->cpu, near)) {
-		*near = *q->now;
-		return free;
+	return policy_first_vtime(q->queue, q->cpu, &near) ? near : *q->now;
+}
+
+/* The largest virtual time of those that wait, or @least if that is more. */
+static __always_inline u64 vtime_last(struct vtime_queue *q, u64 least)
+{
+	struct task_struct *p;
+
+	bpf_for_each (scx_dsq, p, POLICY_DSQ(q->queue), SCX_DSQ_ITER_REV) {
+		if (time_before(least, p->scx.dsq_vtime))
+			least = p->scx.dsq_vtime;
+		break;
 	}
-	if (free && time_before(*near, *q->now - worth))
-		*near = *q->now - worth;
-	return !q->weights_vary;
+	return least;
 }
 
 /*
@@ -80,41 +81,45 @@ static __always_inline u64 vtime_at(struct task_struct *p, struct vtime_queue *q
 				    u64 unit, bool woke)
 {
 	struct policy_task *history = policy_history(p);
-	bool compares, moved = false, known = true;
+	/* Others get ever further ahead or behind: they are not to be compared with all. */
+	bool free = p->nr_cpus_allowed >= policy_nr_cpus && !q->weights_vary;
 	/* No other policy has met it either. */
 	bool is_new = history && !history->epoch;
-	u64 ran = 0, near, own, vtime;
-	s64 worth = q->slice_ns * unit / weight, step;
+	bool moved = false, known = true;
+	s64 worth = q->slice_ns * unit / weight;
+	u64 ran = 0, near, own, vtime, step, most;
 
 	/* Without memory the task is not charged this once, nothing breaks. */
 	if (history)
 		known = policy_charge_to(p, history, q->queue, &ran, &moved);
-	q->ran = ran;
+	q->ran = step = ran;
 	ran = ran * unit / weight;
 	own = vtime = p->scx.dsq_vtime + ran;
-	compares = vtime_near(p, q, worth, &near);
+	most = *q->now + VTIME_AHEAD * worth;
 	if (is_new) {
+		near = vtime_near(q);
+		if (free && time_before(near, *q->now - worth))
+			near = *q->now - worth;
 		vtime = near - worth;
 		vtime_expect(q->now, q->queue, VTIME_FIRST);
 	} else if (woke || moved || !known) {
 		/* Who has been waiting is owed its whole lag, others are not. */
-		vtime = within(worth, near, own);
-	} else if (compares && time_before(near + VTIME_AHEAD * worth, own)) {
+		vtime = within(worth, vtime_near(q), own);
+	} else if (free && time_before(most, own)) {
 		/* What it ran while nobody else wanted the CPU is not held against it. */
-		vtime = near + VTIME_AHEAD * worth;
+		most = vtime_last(q, most);
+		vtime = time_before(most, own) ? most : own;
+		step = step < q->slice_ns ? step : q->slice_ns;
 	}
-	if (q->weights_vary) {
-		step = (s64)ran > worth ? ran : worth;
-		*q->now = within(step, *q->now, vtime);
-	} else if (!time_before(vtime, own)) {
-		/*
-		 * A step towards the middle of what was run, as long as that, makes a running
-		 * median of where CPU time goes, whatever the weights. Who is put back to where
-		 * the others are is no measure for them: the next would be put ahead of it. CPUs
-		 * race here: a step that is lost is one sample fewer.
-		 */
-		*q->now = within(q->ran, *q->now, vtime - ran / 2);
-	}
+	/*
+	 * A step towards the middle of what was run, as long as that, makes a running median of
+	 * where CPU time goes, whatever the weights; where these vary, one that follows the tasks
+	 * instead. CPUs race here: a step that is lost is one sample fewer.
+	 */
+	if (q->weights_vary)
+		*q->now = within((s64)ran > worth ? ran : worth, *q->now, vtime);
+	else
+		*q->now = within(step, *q->now, vtime - step * unit / weight / 2);
 	return vtime;
 }
 

@@ -59,20 +59,13 @@ COUNTER_U64(evicted, "tasks that were put off their CPU since the turn of their 
 #include "claims.bpf.h"
 #include "evict.bpf.h"
 
-/* The kernel moves nothing to a CPU that is going offline; what is there it may run. */
-static __always_inline bool may_take(struct task_struct *p, s32 cpu)
-{
-	return bpf_cpumask_test_cpu(cpu, p->cpus_ptr) &&
-	       (likely(!*policy_off_flag(cpu)) || scx_bpf_task_cpu(p) == cpu);
-}
-
 /* A CPU of @cpu's core that may run @p, @cpu if it may, or -1. */
 static __always_inline s32 allowed_in_core(struct task_struct *p, s32 cpu)
 {
 	s32 sibling;
 	u32 i;
 
-	if (may_take(p, cpu))
+	if (policy_may_take(p, cpu))
 		return cpu;
 	for_each_sibling (sibling, i, cpu) {
 		if (bpf_cpumask_test_cpu(sibling, p->cpus_ptr) && !*policy_off_flag(sibling))
@@ -122,7 +115,7 @@ __noinline bool take(s32 cpu, u32 group)
 
 	bpf_for_each (scx_dsq, p, POLICY_DSQ(QUEUE), 0) {
 		its = group_of(p);
-		if ((its != group && its != TRUSTED) || !may_take(p, cpu))
+		if ((its != group && its != TRUSTED) || !policy_may_take(p, cpu))
 			continue;
 		if (its != TRUSTED) {
 			g = about_group(p);

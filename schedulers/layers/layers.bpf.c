@@ -34,9 +34,9 @@
  * idle; O(rules) when a task is new or has changed.
  *
  * Worst case. On a CPU that they have alone, a layer waits for (sum of the other shares / its own)
- * slices; one of whose tasks some have waited for 5 s gets every fourth turn. Shares hold to a
- * slice on each CPU. When CPUs go offline, tasks may wait for a second that were queued at that
- * moment.
+ * slices; a task that has waited for 5 s, since its layer or it itself has too little a share,
+ * gets the next fourth turn. Shares hold to a slice on each CPU. When CPUs go offline, tasks may
+ * wait for a second that were queued at that moment.
  *
  * Parameters: slice_us, and the file.
  */
@@ -62,7 +62,7 @@ COUNTER_U64(evicted, "tasks that were put off a CPU that is not their layer's");
 /* The queue after the layers'. */
 #define STRAYS (policy_config.nr_layers)
 #define NONE   LAYERS_MAX_QUEUES
-/* One of so many turns is that of a layer with late tasks. */
+/* One of so many turns is a late task's. */
 #define LATE_TURN 4
 
 #include "clocks.bpf.h"
@@ -86,8 +86,9 @@ struct {
 
 /* 1: there have been strays. */
 static u32 some_strays;
-/* Queues with late tasks, a bit each. */
+/* Queues with late tasks, a bit each, and since when these have been waiting, jiffies. */
 static u32 late;
+static u64 late_before;
 
 static __always_inline u32 queue_of_strays(void)
 {
@@ -293,15 +294,30 @@ __noinline u32 first_of(s32 cpu, u32 which)
 	return found;
 }
 
-/* A turn of a layer with late tasks, if it is time for one. */
-static __always_inline bool pick_late(struct turns *t, u32 which)
+/* Runs on @cpu a late task of queue @q, whatever the order. Return: whether there was one. */
+static __noinline bool pick_late_of(u32 q, s32 cpu)
+{
+	u64 before = READ_ONCE(late_before);
+	struct task_struct *p;
+
+	bpf_for_each (scx_dsq, p, POLICY_DSQ(q), 0) {
+		if (!time_before(p->scx.runnable_at, before) || !policy_may_take(p, cpu))
+			continue;
+		if (scx_bpf_dsq_move(BPF_FOR_EACH_ITER, p, SCX_DSQ_LOCAL, 0))
+			return true;
+	}
+	return false;
+}
+
+/* A turn of a late task, if it is time for one. */
+static __always_inline bool pick_late(struct turns *t, s32 cpu, u32 which)
 {
 	u32 q;
 
 	if (likely(!(READ_ONCE(late) & which)) || t->asked % LATE_TURN)
 		return false;
 	bpf_for (q, 0, LAYERS_MAX_QUEUES) {
-		if (READ_ONCE(late) & which & 1U << q && policy_pick(q))
+		if (READ_ONCE(late) & which & 1U << q && pick_late_of(q, cpu))
 			return true;
 	}
 	return false;
@@ -326,7 +342,7 @@ POLICY_DISPATCH(layers_dispatch, cpu, prev)
 		}
 	}
 	which = waiting_for(cpu);
-	if (pick_late(t, which))
+	if (pick_late(t, cpu, which))
 		return;
 	if (goes_on)
 		which |= 1U << own;

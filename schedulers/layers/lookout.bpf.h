@@ -81,7 +81,7 @@ static int look(void *map, u32 *key, struct lookout *lookout)
 	u32 is_late = 0, q, cpu;
 	u64 before;
 
-	before = looked_at[(nr_looks - LATE_LOOKS) & 7];
+	before = nr_looks >= LATE_LOOKS ? looked_at[(nr_looks - LATE_LOOKS) & 7] : 0;
 	looked_at[nr_looks++ & 7] = bpf_jiffies64();
 	bpf_for (q, 0, policy_config.nr_layers + 1) {
 		struct progress *about = &progress[at(q)];
@@ -93,13 +93,13 @@ static int look(void *map, u32 *key, struct lookout *lookout)
 				if (served_by(cpu) & 1U << q)
 					asked += turns_of(cpu)->asked;
 			}
-			if (look_into(q, about->waited && asked == about->asked,
-				      nr_looks > LATE_LOOKS ? before : 0))
+			if (look_into(q, about->waited && asked == about->asked, before))
 				is_late |= 1U << q;
 		}
 		about->waited = waits;
 		about->asked = asked;
 	}
+	WRITE_ONCE(late_before, before);
 	WRITE_ONCE(late, is_late);
 	bpf_timer_start(&lookout->timer, LOOK_PERIOD, 0);
 	return 0;

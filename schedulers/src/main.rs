@@ -29,7 +29,12 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     framework::capture_libbpf_log();
     let verbose = cli.run.verbose;
-    if matches!(cli.command, Some(Command::Status { .. } | Command::List { .. } | Command::Doctor { .. })) {
+    // Not those that ask a running scx_run for something: they want to know if it hangs up.
+    let only_tells = matches!(
+        cli.command,
+        Some(Command::Status { .. } | Command::List { .. } | Command::Check { .. } | Command::Doctor { .. })
+    );
+    if only_tells {
         framework::signals::end_on_closed_pipe();
     }
     let outcome = match cli.command {

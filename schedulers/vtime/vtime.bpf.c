@@ -7,14 +7,15 @@
  * weight runs next. This is weighted fair queueing (Demers, Keshav, Shenker,
  * SIGCOMM 1989). A task that wakes or is new is placed within a slice of those that
  * it competes with: sleeping earns a little latency, not a hoard, and what a task ran
- * while nobody else wanted the CPU is not held against it for long.
+ * while nobody else wanted the CPU is not held against it for long; but it does not come
+ * before one that waits already.
  *
  * Where those are the task tells that its CPU would take next, and not the largest
  * virtual time that ever ran, which scx_simple takes: where affinities differ, tasks
  * on one CPU get ever further ahead of those on another, and sleepers placed by the
  * wrong ones would starve. But new tasks, if many come, would all be placed before the
- * others, so that these would never be next: for who may use all CPUs it is no more
- * than a slice behind a running median of where CPU time goes, which new tasks move on.
+ * others, so that these would never be next: who is new and may use all CPUs is placed
+ * by a running median of where CPU time goes, if that is more by a slice, and moves it on.
  *
  * Good for: shares that follow nice and cgroup weights, without starvation.
  * Bad for: latency-critical tasks beside hogs of the same weight (no preemption

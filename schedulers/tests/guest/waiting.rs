@@ -20,7 +20,7 @@ fn stalls(progress: impl Fn() -> u64) -> u64 {
 #[test]
 #[ignore = "needs sched_ext: scripts/test runs it in a VM"]
 fn a_tiny_share_is_no_stall() {
-    for policy in ["vtime", "llc", "balance", "flatcg", "interactive"] {
+    for policy in ["vtime", "llc", "balance", "flatcg", "interactive", "layers"] {
         // One slice of nice 19 is worth 5 s of each of the others, 40 s all in all.
         let slice = ["--param", "slice_us=50000", "--timeout", "10s"];
         let running = Running::start(&[&["--policy", policy, "--stats", "0"], &slice[..]].concat());
