@@ -159,21 +159,38 @@ static __always_inline bool drain_one(s32 cpu, u32 slot)
 	return false;
 }
 
+/*
+ * The arguments for what comes after a tail call that fails, which leaves no registers
+ * but saved ones. Without this the compiler takes @ctx out of its place and puts it back
+ * for each call.
+ */
+static __always_inline unsigned long long *saved(unsigned long long *ctx)
+{
+	asm volatile("" : "+r"(ctx));
+	return ctx;
+}
+
+/* A function, so that what it keeps on the stack is not set up for each wakeup. */
+static __noinline s32 select_cpu_default(unsigned long long *args)
+{
+	struct task_struct *p = (void *)args[0];
+	bool is_idle = false;
+	s32 cpu = scx_bpf_select_cpu_dfl(p, args[1], args[2], &is_idle);
+
+	if (is_idle)
+		scx_bpf_dsq_insert(p, SCX_DSQ_LOCAL, SCX_SLICE_DFL, 0);
+	return cpu;
+}
+
 /**
  * root_select_cpu - pick a CPU for a waking task; default: an idle one if any
  */
 ROOT_OP(root_select_cpu)
 {
-	struct task_struct *p;
-	bool is_idle = false;
-	s32 cpu;
+	unsigned long long *args = saved(ctx);
 
 	to_policy(select_cpu);
-	p = (void *)ctx[0];
-	cpu = scx_bpf_select_cpu_dfl(p, ctx[1], ctx[2], &is_idle);
-	if (is_idle)
-		scx_bpf_dsq_insert(p, SCX_DSQ_LOCAL, SCX_SLICE_DFL, 0);
-	return cpu;
+	return select_cpu_default(args);
 }
 
 /**
@@ -181,8 +198,10 @@ ROOT_OP(root_select_cpu)
  */
 ROOT_OP(root_enqueue)
 {
+	unsigned long long *args = saved(ctx);
+
 	to_policy(enqueue);
-	scx_bpf_dsq_insert((void *)ctx[0], SCX_DSQ_GLOBAL, SCX_SLICE_DFL, ctx[1]);
+	scx_bpf_dsq_insert((void *)args[0], SCX_DSQ_GLOBAL, SCX_SLICE_DFL, args[1]);
 	return 0;
 }
 

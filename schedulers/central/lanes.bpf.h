@@ -266,8 +266,11 @@ static int look(void *map, u32 *cpu_of_it, struct central_timer *timer)
 	u64 now = bpf_ktime_get_ns();
 	u32 cpu;
 
-	if (!READ_ONCE(policy_in_force))
+	if (!READ_ONCE(policy_in_force)) {
+		if (policy_end_infinite_slices())
+			bpf_timer_start(&timer->timer, period_us * 1000, BPF_F_TIMER_CPU_PIN);
 		return 0;
+	}
 	choose_central();
 	if (self != central) {
 		if (READ_ONCE(looked_on) == central && !is_late(now))

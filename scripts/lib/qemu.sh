@@ -7,7 +7,7 @@
 tcg_cpu=Haswell-noTSX,-pcid,-x2apic,-tsc-deadline,-invpcid
 
 qemu_base=(
-	qemu-system-x86_64 -nodefaults -no-user-config -no-reboot -display none
+	-nodefaults -no-user-config -no-reboot -display none
 	-M "q35,sata=off,smbus=off,usb=off,hpet=off"
 )
 
@@ -81,7 +81,7 @@ probe_kvm() {
 	pack "$dir/root" >"$dir/initramfs"
 	# In a subshell, which swallows bash's notice when QEMU aborts.
 	(
-		timeout 15 "${qemu_base[@]}" -accel kvm -cpu host -smp 2 -m 512 -serial "file:$log" \
+		timeout 15 "$qemu_program" "${qemu_base[@]}" -accel kvm -cpu host -smp 2 -m 512 -serial "file:$log" \
 			-kernel "$1" -initrd "$dir/initramfs" -append "${kernel_arguments[*]} quiet" </dev/null || true
 	) &>/dev/null
 	! grep -q kvm-works "$log" 2>/dev/null || result=0

@@ -221,7 +221,7 @@ fn swaps_between_a_kernel_s_policy_and_an_agent_s_lose_nobody() {
     println!("{swaps} swaps, {carried} tasks carried over");
     load.assert_all_progress();
     assert_eq!(KernelState::read().enable_seq, before.enable_seq);
-    assert!(stress.running(), "the load lived through it");
+    stress.assert_running();
     let (end, _, errors) = running.stop();
     assert!(end.success(), "{errors}");
 }
@@ -326,7 +326,7 @@ fn tasks_that_an_agent_forgets_run_all_the_same() {
     let mut hogs = Background::start("stress-ng", &["--cpu", "16", "--timeout", "1h"]);
     thread::sleep(Duration::from_secs(2));
     to_the_end("stress-ng", &["--switch", "8", "--timeout", "4s"]);
-    assert!(hogs.running());
+    hogs.assert_running();
     drop(hogs);
     eventually("all are accounted for", || unruly.status().is_balanced());
     let status = unruly.end();
@@ -360,6 +360,6 @@ fn what_a_policy_leaves_runs_though_the_agent_keeps_all_cpus_busy() {
         let report = swap(&SwapRequest { hold_ms: 600_000, ..request(policy) }).unwrap();
         assert_eq!((report.to.as_str(), report.lost), (policy, 0));
     }
-    assert!(hogs.running());
+    hogs.assert_running();
     assert!(running.stop().0.success());
 }

@@ -6,6 +6,7 @@ mod support;
 
 mod agents;
 mod balance;
+mod emulator;
 mod faults;
 mod hints;
 mod own_hints;

@@ -14,7 +14,7 @@ use crate::support::*;
 fn witnesses() -> Threads {
     let mut load = Threads::new();
     load.hog("witness-hog", None);
-    load.hog("witness-pinned", Some(1));
+    load.hog("witness-pinned", Some(thread::available_parallelism().unwrap().get().min(2) - 1));
     load.add("witness-sleep", None, || thread::sleep(Duration::from_millis(1)));
     load.add("witness-yield", None, thread::yield_now);
     load
@@ -69,7 +69,7 @@ fn swaps_back_and_forth_under_load() {
     assert_eq!(after.enable_seq, before.enable_seq);
     assert_eq!(after.nr_rejected, Some(0));
     assert_eq!(status().nr_swaps, swaps as u64);
-    assert!(stress.iter_mut().all(Background::running), "the load lived through it");
+    stress.iter_mut().for_each(Background::assert_running);
     let (end, _, errors) = running.stop();
     assert!(end.success(), "{errors}");
 }
@@ -114,7 +114,7 @@ fn a_walk_through_all_policies_under_load_loses_nobody() {
     let (readings, bad) = watcher.finish();
     println!("{swaps} swaps, {carried} tasks carried over, {readings} readings");
     assert_eq!((bad, KernelState::read().enable_seq), (0, before.enable_seq), "time outside sched_ext");
-    assert!(stress.running(), "the load lived through it");
+    stress.assert_running();
     let (end, _, errors) = running.stop();
     assert!(end.success(), "{errors}");
 }

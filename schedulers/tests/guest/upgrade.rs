@@ -98,7 +98,7 @@ fn upgrade_under_load(args: &[&str]) -> Vec<UpgradeReport> {
     assert_eq!((after.enabled(), after.enable_seq), (true, before.enable_seq));
     assert_eq!(after.nr_rejected, before.nr_rejected);
     load.assert_all_progress();
-    assert!(stress.running(), "the load lived through it");
+    stress.assert_running();
     let status = status();
     assert_eq!(status.slots.len(), 1, "{:?}", status.slots);
     print(&reports);
@@ -212,7 +212,7 @@ fn what_is_in_force_stays_in_force() {
     let again = swap(&request("fifo_percpu")).unwrap();
     assert!(again.verify_ms > 0.0);
     assert!(self::active_epoch() > active(&before).epoch);
-    assert!(second.running());
+    second.assert_running();
     drop(cleanup);
     drop(second);
 }

@@ -5,7 +5,8 @@
 
 pub mod cgroups;
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::{Read as _, Seek as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -364,31 +365,50 @@ impl Drop for Offline {
 }
 
 /// A command that runs until it is dropped.
-pub struct Background(Child);
+pub struct Background {
+    child: Child,
+    /// What it prints; a file without a name.
+    output: File,
+}
 
 impl Background {
     pub fn start(program: &str, args: &[&str]) -> Self {
         use std::os::unix::process::CommandExt as _;
+        let output = unnamed_file();
         let child = Command::new(program)
             .args(args)
             .process_group(0)
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
+            .stdout(output.try_clone().unwrap())
+            .stderr(output.try_clone().unwrap())
             .spawn()
             .unwrap_or_else(|error| panic!("{program}: {error}"));
-        Background(child)
+        Background { child, output }
     }
 
-    pub fn running(&mut self) -> bool {
-        self.0.try_wait().unwrap().is_none()
+    /// Fails if it has ended, with what it said.
+    pub fn assert_running(&mut self) {
+        if let Some(status) = self.child.try_wait().unwrap() {
+            let mut said = String::new();
+            self.output.rewind().and_then(|()| self.output.read_to_string(&mut said)).unwrap();
+            panic!("the load has ended, {status}: {said}");
+        }
     }
+}
+
+fn unnamed_file() -> File {
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+    let name = format!("background.{}.{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+    let path = std::env::temp_dir().join(name);
+    let file = File::options().read(true).append(true).create_new(true).open(&path).unwrap();
+    fs::remove_file(path).unwrap();
+    file
 }
 
 impl Drop for Background {
     fn drop(&mut self) {
         // SAFETY: kill takes plain integers; the group's leader has not been waited for.
-        unsafe { libc::kill(-(self.0.id() as i32), libc::SIGKILL) };
-        let _ = self.0.wait();
+        unsafe { libc::kill(-(self.child.id() as i32), libc::SIGKILL) };
+        let _ = self.child.wait();
     }
 }
 

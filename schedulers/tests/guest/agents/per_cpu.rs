@@ -169,7 +169,7 @@ fn an_agent_leaves_with_its_cpu_and_comes_back() {
         assert_all_at_home(running.pid());
         assert_each_decides();
     }
-    assert!(stress.running(), "stress-ng is still at it");
+    stress.assert_running();
     drop((stress, load));
     assert_accounted_for();
     println!("{:?}", agent());
@@ -203,7 +203,7 @@ fn swaps_from_one_model_to_the_other_lose_nobody() {
     }
     println!("4 swaps, {carried} tasks carried over");
     assert_eq!(KernelState::read().enable_seq, before.enable_seq);
-    assert!(stress.running(), "the load lived through it");
+    stress.assert_running();
     drop((stress, load));
     assert_eq!(agent().agents as usize, cpus(), "{:?}", agent());
     assert_accounted_for();

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! central: order of arrival whoever decides, and no CPU waits for a central one that has gone.
 
+use std::process::Command;
+
 use super::*;
 
 #[test]
@@ -52,4 +54,41 @@ fn central_falls_back_when_its_cpu_goes_away_or_is_taken() {
         let (end, _, errors) = running.stop();
         assert!(end.success(), "{errors}");
     }
+}
+
+/// Pins the kernel's threads that end grace periods.
+fn pin_rcu(cpus: &str) {
+    for process in fs::read_dir("/proc").unwrap() {
+        let path = process.unwrap().path();
+        let name = fs::read_to_string(path.join("comm")).unwrap_or_default();
+        if name.starts_with("rcu_") {
+            let pid = path.file_name().unwrap().to_str().unwrap();
+            // Some are tied to a CPU.
+            let _ = Command::new("taskset").args(["-pc", cpus, pid]).output();
+        }
+    }
+}
+
+/// Who runs without an end keeps a CPU from the threads that end a grace period, for which the process waits before
+/// it looks after such slices itself.
+#[test]
+#[ignore = "needs sched_ext: scripts/test runs it in a VM"]
+fn central_ends_its_slices_also_where_a_grace_period_waits_for_it() {
+    let running =
+        Running::start(&["--policy", "central", "--stats", "0", "--no-latency", "--timeout", "10s"]);
+    let mut load = Threads::new();
+    load.hog("endless", Some(2));
+    load.assert_all_progress();
+    pin_rcu("2");
+    // Until they have done what they had begun.
+    thread::sleep(Duration::from_secs(1));
+    for policy in ["fifo", "central", "vtime", "central", "fifo"] {
+        let report = swap(&request(policy)).unwrap();
+        assert_eq!(report.lost, 0, "{report:?}");
+        load.assert_all_progress();
+    }
+    pin_rcu("0-3");
+    drop(load);
+    let (end, _, errors) = running.stop();
+    assert!(end.success(), "{errors}");
 }

@@ -150,7 +150,7 @@ fn layers_stay_on_their_cpus() {
     thread::sleep(Duration::from_millis(500));
     assert_confined(&load);
     println!("{:?}", status().slots[0].counts);
-    assert!(stressed.running());
+    stressed.assert_running();
     drop(load);
     assert!(running.stop().0.success());
 }
