@@ -7,7 +7,7 @@
 mod own;
 
 use std::fs;
-use std::io::{BufRead as _, BufReader, Write as _};
+use std::io::{self, BufRead as _, BufReader, ErrorKind, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Error, Result, bail};
 use crossbeam::channel::{Sender, bounded};
 use serde::{Deserialize, Serialize};
 
@@ -299,12 +299,16 @@ impl Drop for Pending<'_> {
     }
 }
 
-fn write_line(mut stream: &UnixStream, message: &impl Serialize) -> Result<()> {
+fn write_line(mut stream: &UnixStream, message: &impl Serialize) -> io::Result<()> {
     let mut line = serde_json::to_vec(message)?;
     line.push(b'\n');
-    stream.write_all(&line)?;
-    Ok(())
+    stream.write_all(&line)
 }
+
+/// The one who was asked has ended. A process that is killed takes connections until the last of its threads is gone.
+#[derive(Debug, thiserror::Error)]
+#[error("the running scx_run ended before it answered")]
+pub struct Ended;
 
 /// A connection to the running scx_run.
 pub struct Conversation(BufReader<UnixStream>);
@@ -315,22 +319,30 @@ impl Conversation {
         let socket = dir.join(SOCKET);
         match UnixStream::connect(&socket) {
             Ok(stream) => Ok(Some(Conversation(BufReader::new(stream)))),
-            Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
+            Err(error) if error.kind() == ErrorKind::PermissionDenied => {
                 bail!("{} is open to root only; run it with sudo", socket.display())
             }
             Err(_) => Ok(None),
         }
     }
 
-    /// Asks, and waits for the answer.
+    /// Asks, and waits for the answer. The error is [`Ended`] if the other one ends without an answer.
     pub fn ask(&mut self, request: &Request) -> Result<Response> {
-        write_line(self.0.get_ref(), request).context("asking the running scx_run")?;
-        let mut line = String::new();
-        self.0.read_line(&mut line).context("reading its answer")?;
+        let line = self.exchange(request).map_err(|error| match error.kind() {
+            ErrorKind::BrokenPipe | ErrorKind::ConnectionReset => Ended.into(),
+            _ => Error::new(error).context("asking the running scx_run"),
+        })?;
         if line.is_empty() {
-            bail!("the running scx_run ended before it answered");
+            bail!(Ended);
         }
         serde_json::from_str(&line).context("its answer makes no sense: is it of another version?")
+    }
+
+    fn exchange(&mut self, request: &Request) -> io::Result<String> {
+        write_line(self.0.get_ref(), request)?;
+        let mut line = String::new();
+        self.0.read_line(&mut line)?;
+        Ok(line)
     }
 }
 
@@ -341,6 +353,8 @@ pub fn call(dir: &Path, request: &Request) -> Result<Option<Response>> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Read as _;
+
     use super::*;
     use crossbeam::channel::unbounded;
 
@@ -363,6 +377,21 @@ mod tests {
         drop(server);
         assert!(call(&dir, &Request::Status).unwrap().is_none());
         assert_eq!(read_run_file(&dir), None);
+        fs::remove_dir_all(&dir).unwrap();
+    }
+
+    #[test]
+    fn whoever_ends_before_it_answers_is_no_mystery() {
+        let dir = std::env::temp_dir().join(format!("scx_run-ended-{}", std::process::id()));
+        fs::create_dir(&dir).unwrap();
+        let listener = UnixListener::bind(dir.join(SOCKET)).unwrap();
+        for bytes_it_reads in [0, 1] {
+            let mut conversation = Conversation::open(&dir).unwrap().unwrap();
+            let mut asked = listener.accept().unwrap().0;
+            let dying = thread::spawn(move || asked.read_exact(&mut vec![0; bytes_it_reads]).unwrap());
+            assert!(conversation.ask(&Request::Status).unwrap_err().is::<Ended>(), "{bytes_it_reads}");
+            dying.join().unwrap();
+        }
         fs::remove_dir_all(&dir).unwrap();
     }
 

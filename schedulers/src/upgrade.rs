@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use clap::ValueEnum as _;
 use crossbeam::channel::{Receiver, Sender, bounded};
-use framework::control::{self, Call, Conversation, Request, Response, Server, Unpublished};
+use framework::control::{self, Call, Conversation, Ended, Request, Response, Server, Unpublished};
 use framework::engine::{Config, Engine, LetGo};
 use framework::pins::{self, Kept};
 use framework::report::UpgradeReport;
@@ -160,10 +160,9 @@ pub fn take_over(
     window: Duration,
     calls: Sender<Call>,
 ) -> Result<(Engine, Server, Box<UpgradeReport>)> {
-    let Some(mut old) = Conversation::open(&control::dir())? else {
+    let Some(mut old) = offer()? else {
         return load_and_take(config, window, calls, || Ok(None));
     };
-    ask(&mut old, &Request::Offer)?;
     let outcome = load_and_take(config, window, calls, || match ask(&mut old, &Request::Release)? {
         Response::Released(let_go) => Ok(Some(let_go)),
         _ => bail!("the running scx_run answered another question"),
@@ -174,6 +173,16 @@ pub fn take_over(
         Err(error) => old.ask(&Request::Withdraw(format!("{error:#}"))),
     };
     outcome
+}
+
+/// Has the running scx_run get ready to hand over. `None` if there is none: who is about to end does not count.
+fn offer() -> Result<Option<Conversation>> {
+    let Some(mut running) = Conversation::open(&control::dir())? else { return Ok(None) };
+    match ask(&mut running, &Request::Offer) {
+        Ok(_) => Ok(Some(running)),
+        Err(error) if error.is::<Ended>() => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 fn load_and_take(

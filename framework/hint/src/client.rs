@@ -42,6 +42,8 @@ impl From<io::Error> for Error {
     fn from(error: io::Error) -> Self {
         match error.kind() {
             io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => Error::NotRunning,
+            // It took the call, and ended.
+            io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => Error::NotRunning,
             io::ErrorKind::PermissionDenied => Error::NotAllowed,
             io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => Error::NoAnswer,
             _ => Error::Io(error),

@@ -69,7 +69,8 @@ fn serve(stream: &UnixStream, user_hints: bool, calls: &Sender<Call>) -> Result<
     stream.set_write_timeout(Some(ASKING))?;
     let line = read_line(stream)?;
     let outcome = hint_peer(stream, user_hints, &line, calls);
-    write_line(stream, &outcome.unwrap_or_else(|error| OwnResponse::Error(format!("{error:#}"))))
+    write_line(stream, &outcome.unwrap_or_else(|error| OwnResponse::Error(format!("{error:#}"))))?;
+    Ok(())
 }
 
 /// A line, or as much of it as a request may be long.
