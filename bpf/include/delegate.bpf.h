@@ -86,7 +86,7 @@ const volatile u32 delegate_txn_mask = DELEGATE_MAX_TXNS - 1;
 
 static __always_inline bool is_agent(struct delegate_agent *agent, struct task_struct *p)
 {
-	return p->tgid == policy_agent_tgid && agent && p->pid == READ_ONCE(agent->tid);
+	return p->tgid == policy_agent.tgid && agent && p->pid == READ_ONCE(agent->tid);
 }
 
 /**
@@ -238,9 +238,9 @@ s32 BPF_STRUCT_OPS(delegate_select_cpu, struct task_struct *p, s32 prev_cpu, u64
 	bool is_idle = false;
 	s32 cpu;
 
-	if (per_cpu && p->tgid != policy_agent_tgid)
+	if (per_cpu && p->tgid != policy_agent.tgid)
 		return scx_bpf_select_cpu_dfl(p, prev_cpu, wake_flags, &is_idle);
-	if (!agent || (p->tgid != policy_agent_tgid && !may_go_direct(prev_cpu)))
+	if (!agent || (p->tgid != policy_agent.tgid && !may_go_direct(prev_cpu)))
 		return prev_cpu;
 	cpu = scx_bpf_select_cpu_dfl(p, prev_cpu, wake_flags, &is_idle);
 	if (!is_idle)

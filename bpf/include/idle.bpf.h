@@ -72,6 +72,25 @@ static __always_inline s32 policy_find_idle_at_home(struct task_struct *p, s32 c
 }
 
 /**
+ * policy_waker_makes_room - whether @p is woken by who says that it is about to sleep, in the same
+ * LLC, and nobody else waits there
+ * @prev_cpu: where @p ran last
+ *
+ * For select_cpu only, of a policy with a queue per LLC. Interrupts say so for whom they interrupt.
+ */
+static __always_inline bool policy_waker_makes_room(struct task_struct *p, s32 prev_cpu,
+						    u64 wake_flags)
+{
+	s32 cpu = bpf_get_smp_processor_id();
+	u32 llc = policy_llc_of(cpu);
+
+	return wake_flags & SCX_WAKE_SYNC && llc == policy_llc_of(prev_cpu) &&
+	       bpf_cpumask_test_cpu(cpu, p->cpus_ptr) &&
+	       !scx_bpf_dsq_nr_queued(SCX_DSQ_LOCAL_ON | cpu) &&
+	       !scx_bpf_dsq_nr_queued(POLICY_DSQ(llc));
+}
+
+/**
  * policy_may_follow_waker - whether @p may run where its waker is, which is about to sleep
  * @prev_cpu: where @p ran last
  *
@@ -82,13 +101,7 @@ static __always_inline s32 policy_find_idle_at_home(struct task_struct *p, s32 c
 static __always_inline bool policy_may_follow_waker(struct task_struct *p, s32 prev_cpu,
 						    u64 wake_flags)
 {
-	s32 cpu = bpf_get_smp_processor_id();
-	u32 llc = policy_llc_of(cpu);
-
-	return wake_flags & SCX_WAKE_SYNC && llc == policy_llc_of(prev_cpu) &&
-	       bpf_cpumask_test_cpu(cpu, p->cpus_ptr) &&
-	       !scx_bpf_dsq_nr_queued(SCX_DSQ_LOCAL_ON | cpu) &&
-	       !scx_bpf_dsq_nr_queued(POLICY_DSQ(llc)) && !policy_none_is_idle();
+	return policy_waker_makes_room(p, prev_cpu, wake_flags) && !policy_none_is_idle();
 }
 
 #endif /* __IDLE_BPF_H */

@@ -86,6 +86,16 @@ struct policy_shared {
 };
 
 /*
+ * What scx_run tells all policies at once: the variable policy_agent.
+ */
+struct policy_agent {
+	/* process id of scx_run; it changes when another process takes over */
+	s32 tgid;
+	/* whether any task has been given a hint yet */
+	u32 hinted;
+};
+
+/*
  * Per-task history that outlives a policy: the task storage map policy_tasks.
  */
 struct policy_task {
@@ -102,6 +112,8 @@ struct policy_task {
 	 */
 	u64 woke_at_ns;
 	u64 burst_ns;
+	/* What else the policy of that epoch knows, for its own use: one look-up finds it all. */
+	u64 own[2];
 };
 
 /* What matters most to a task. */

@@ -236,12 +236,12 @@ static __always_inline void policy_end_turn(struct task_struct *p)
  * policy_hint - what was said of @p with `scx_run hint`
  *
  * A hint may come or go at any time, and is replaced as a whole: what this returns
- * does not change, but is valid only until the op returns. Return: NULL if there
- * is none.
+ * does not change, but is valid only until the op returns. While nobody has been given
+ * one, it is two instructions. Return: NULL if there is none.
  */
 static __always_inline const struct policy_hint *policy_hint(struct task_struct *p)
 {
-	return bpf_task_storage_get(&policy_hints, p, NULL, 0);
+	return policy_agent.hinted ? bpf_task_storage_get(&policy_hints, p, NULL, 0) : NULL;
 }
 
 /* --- Ops -------------------------------------------------------------------- */
@@ -302,7 +302,7 @@ static __always_inline bool policy_enqueue_first(struct task_struct *p, u64 enq_
 {
 	bool kthread = p->flags & PF_KTHREAD;
 
-	if (likely(!kthread && p->tgid != policy_agent_tgid))
+	if (likely(!kthread && p->tgid != policy_agent.tgid))
 		return false;
 	if (kthread && !(enq_flags & SCX_ENQ_WAKEUP))
 		return false;

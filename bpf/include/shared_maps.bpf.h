@@ -24,10 +24,9 @@ struct {
 } policy_tasks SEC(".maps");
 
 /*
- * Process id of scx_run. It changes when another process takes over, so it cannot be a
- * constant; in a section of its own it is one load for a policy to read and, since
- * the section is shared like the maps above, one store for all policies.
+ * In a section of its own it is one load for a policy to read and, since the section is shared
+ * like the maps above, one store for all policies.
  */
-volatile s32 policy_agent_tgid SEC(".data.agent") = -1;
+volatile struct policy_agent policy_agent SEC(".data.agent") = {.tgid = -1};
 
 #endif /* __SHARED_MAPS_BPF_H */

@@ -11,7 +11,7 @@ use scx_utils::compat;
 use crate::agent::{AgentStatus, Agents};
 use crate::exit::ExitInfo;
 use crate::hints::Hints;
-use crate::policy::{HINTS, LoadedPolicy, OpenPolicy, PolicyInForce};
+use crate::policy::{AGENT, HINTS, LoadedPolicy, OpenPolicy, PolicyInForce};
 use crate::slow_path::SlowPathStatus;
 
 /// A policy that is its own root scheduler.
@@ -83,11 +83,12 @@ impl Direct {
 
     /// The policy's map of hints. Whatever is not built on policy.bpf.h has none.
     pub fn hints(&self) -> Result<Hints> {
-        let map = self.policy.object().maps().find(|map| map.name() == HINTS).with_context(|| {
+        let map = |name| self.policy.object().maps().find(|map| map.name() == name);
+        let (hints, agent) = map(HINTS).zip(map(AGENT)).with_context(|| {
             let name = &self.in_force().name;
             format!("{name} takes no hints: it is not built on policy.bpf.h, or on an older one")
         })?;
-        Hints::of(MapHandle::try_from(&map))
+        Hints::of(MapHandle::try_from(&hints), MapHandle::try_from(&agent))
     }
 
     /// What is in force.

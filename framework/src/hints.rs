@@ -13,6 +13,7 @@ use std::fs;
 use std::mem::offset_of;
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, Result, bail};
 use libbpf_rs::{ErrorKind, MapCore as _, MapFlags, MapHandle};
@@ -20,7 +21,7 @@ use serde::{Deserialize, Serialize};
 
 pub use scx_hint::{Class, HOW, Hint, ParseError, duration};
 
-use crate::intf::{self, policy_hint};
+use crate::intf::{self, policy_agent, policy_hint};
 
 /// Bytes of a task's name that the kernel keeps.
 const COMM_LEN: usize = 15;
@@ -292,11 +293,30 @@ impl Target {
 }
 
 /// The hints that there are: the map `policy_hints`.
-pub struct Hints(MapHandle);
+pub struct Hints {
+    map: MapHandle,
+    /// The section of `policy_agent`.
+    agent: MapHandle,
+    announced: AtomicBool,
+}
 
 impl Hints {
-    pub(crate) fn of(map: libbpf_rs::Result<MapHandle>) -> Result<Self> {
-        Ok(Hints(map.context("cannot duplicate the descriptor of the hints")?))
+    pub(crate) fn of(map: libbpf_rs::Result<MapHandle>, agent: libbpf_rs::Result<MapHandle>) -> Result<Self> {
+        const FAILED: &str = "cannot duplicate the descriptor of the hints";
+        Ok(Hints {
+            map: map.context(FAILED)?,
+            agent: agent.context(FAILED)?,
+            announced: AtomicBool::new(false),
+        })
+    }
+
+    /// Has policies look for hints. Before the first one is given.
+    pub(crate) fn announce(&self) -> Result<()> {
+        if !self.announced.load(Ordering::Relaxed) {
+            policy_agent::change(&self.agent, |agent| agent.hinted = 1).context("announcing hints")?;
+            self.announced.store(true, Ordering::Relaxed);
+        }
+        Ok(())
     }
 
     /// Does what is asked. Returns the threads that have, or had, a hint.
@@ -320,7 +340,8 @@ impl Hints {
 
     /// `None` if the thread has died meanwhile.
     pub(crate) fn set(&self, thread: &Thread, (hint, scope): (Hint, Scope)) -> Result<Option<(Hint, Scope)>> {
-        match self.0.update(&thread.key(), &to_bytes(hint, scope), MapFlags::ANY) {
+        self.announce()?;
+        match self.map.update(&thread.key(), &to_bytes(hint, scope), MapFlags::ANY) {
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
             outcome => {
                 outcome.with_context(|| format!("the kernel takes no hint for task {}", thread.pid))?;
@@ -331,17 +352,17 @@ impl Hints {
 
     /// The hint that it had. Whoever is dead meanwhile has none.
     pub(crate) fn clear(&self, thread: &Thread) -> Option<(Hint, Scope)> {
-        self.get(thread).filter(|_| self.0.delete(&thread.key()).is_ok())
+        self.get(thread).filter(|_| self.map.delete(&thread.key()).is_ok())
     }
 
     pub(crate) fn get(&self, thread: &Thread) -> Option<(Hint, Scope)> {
-        of_bytes(&self.0.lookup(&thread.key(), MapFlags::ANY).ok()??)
+        of_bytes(&self.map.lookup(&thread.key(), MapFlags::ANY).ok()??)
     }
 }
 
 impl AsFd for Hints {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+        self.map.as_fd()
     }
 }
 

@@ -25,6 +25,7 @@
 
 pub mod affinity;
 pub mod agent;
+mod agent_section;
 pub mod census;
 pub mod control;
 mod cores;

@@ -97,7 +97,8 @@ impl Root {
     pub fn load(options: RootOptions, hints: Option<BorrowedFd<'_>>) -> Result<Self> {
         let Opened { mut skel, globals, layout } = open(&options)?;
         let agent = skel.maps.data_agent_data.as_mut().context("the root has no .data.agent")?;
-        agent.policy_agent_tgid = std::process::id() as i32;
+        agent.policy_agent.tgid = std::process::id() as i32;
+        agent.policy_agent.hinted = hints.is_some().into();
         if let Some(hints) = hints {
             skel.maps.policy_hints.reuse_fd(hints).context("keeping the hints")?;
         }
@@ -355,7 +356,8 @@ impl Root {
 
     /// The map of hints. It outlives the root if the next one is loaded with it.
     pub fn hints(&self) -> Result<Hints> {
-        Hints::of(MapHandle::try_from(&self.skel.maps.policy_hints))
+        let maps = &self.skel.maps;
+        Hints::of(MapHandle::try_from(&maps.policy_hints), MapHandle::try_from(&maps.data_agent))
     }
 
     /// Descriptor of the census iterator's link.

@@ -57,7 +57,7 @@ static __always_inline u32 group_in(u64 claims)
 /* The lower half of a cgroup's id is its inode number: no two that exist share one. */
 static __always_inline u32 group_of(struct task_struct *p)
 {
-	if (p->flags & PF_KTHREAD || p->tgid == policy_agent_tgid)
+	if (p->flags & PF_KTHREAD || p->tgid == policy_agent.tgid)
 		return TRUSTED;
 	return p->cgroups->dfl_cgrp->kn->id;
 }

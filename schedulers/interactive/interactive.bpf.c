@@ -14,10 +14,11 @@
  * whose task has the latest deadline is called, provided that this is later than its own by
  * preempt_us. Whichever CPU asks first gets the task: one that was called may be slow to come.
  * Nobody is called if who runs here is short and about to sleep, or said so when it woke the task
- * (pipes and sockets do) and is no hog. A hog's request is lag_us whatever its weight, so whoever
- * wakes takes the CPU of a hog even if it had somewhat more than its share lately, and tasks that
- * are alike do not take it from each other. A hint `class=latency` or a short `slice=` makes the
- * burst short, `class=batch` makes it long.
+ * (pipes and sockets do) and is no hog; if nobody else waits, the task is next here at once. A
+ * hog's request is lag_us whatever its weight, so whoever wakes takes the CPU of a hog even if it
+ * had somewhat more than its share lately, and tasks that are alike do not take it from each
+ * other. A hint `class=latency` or a short `slice=` makes the burst short, `class=batch` makes it
+ * long.
  *
  * Source. Virtual deadlines and lag are EEVDF's (Stoica and Abdel-Wahab, 1995; Linux 6.6), with
  * the request taken from what the task has done, as scx_bpfland, scx_flash and scx_cosmos take
@@ -53,20 +54,21 @@ PARAM_U64(preempt_us, 500, 0, 1000000, "us",
 COUNTER_U64(preempted, "tasks that made room for one that woke up");
 COUNTER_U64(stolen, "tasks that a CPU took from another LLC, since its own had none");
 
-/* What interactive knows of a task; written with its own locks held, read by others any time. */
+/*
+ * What interactive knows of a task, in its history; written with its own locks held, read by
+ * others any time.
+ */
 struct fair_task {
-	u64 epoch;
 	u64 vtime;
 	/* what it asks for at a time, ns at weight 100 */
 	u64 request;
 };
 
-struct {
-	__uint(type, BPF_MAP_TYPE_TASK_STORAGE);
-	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__type(key, int);
-	__type(value, struct fair_task);
-} fair_tasks SEC(".maps");
+static __always_inline struct fair_task *fair_task(struct policy_task *history)
+{
+	_Static_assert(sizeof(struct fair_task) <= sizeof(history->own), "it fits");
+	return (void *)history->own;
+}
 
 /* CPUs that have been called for a task that woke up and have not asked for one since. */
 static u8 called[NR_CPUS];
@@ -133,25 +135,24 @@ static __always_inline struct fair_task *charge(struct task_struct *p, u32 llc, 
 	u64 ran, *now = policy_llc_now(llc), weight = policy_weight(p);
 	bool moved, known;
 
-	t = bpf_task_storage_get(&fair_tasks, p, NULL, BPF_LOCAL_STORAGE_GET_F_CREATE);
-	if (!t || !history)
+	if (!history)
 		return NULL;
+	t = fair_task(history);
 	known = policy_charge_to(p, history, llc, &ran, &moved);
 	ran = ran * 100 / weight;
 	t->vtime += ran;
-	if (t->epoch != policy_epoch) {
+	if (!known) {
 		t->vtime = *now;
 		if (!woke)
 			vtime_expect(now, llc, first_us * 100000 / weight);
-	} else if (moved || !known)
+	} else if (moved)
 		t->vtime = within(slice_us * 100000 / weight, *now, t->vtime);
 	else if (woke)
 		t->vtime = placed(lag_us * 100000 / weight, *now, t->vtime);
-	if (woke || t->epoch != policy_epoch)
+	if (woke || !known)
 		t->request = burst_of(p, policy_note_wakeup_in(p, history)) * 100 / weight;
 	else
 		t->request = grown(t->request, history->charged_ns - history->woke_at_ns, weight);
-	t->epoch = policy_epoch;
 	/*
 	 * A step towards each sample that is as long as what was run for it makes a running
 	 * median of where CPU time goes. CPUs race here: what is lost is one sample.
@@ -176,10 +177,10 @@ __noinline u64 deadline_on(s32 cpu)
 	/* Others wait for kernel threads; tasks of a higher class stay. */
 	if (!curr || !curr->pid || curr->prio < 100 || curr->flags & PF_KTHREAD)
 		goto out;
-	t = bpf_task_storage_get(&fair_tasks, curr, NULL, 0);
 	history = bpf_task_storage_get(&policy_tasks, curr, NULL, 0);
-	if (!t || !history || t->epoch != policy_epoch)
+	if (!history || history->epoch != policy_epoch)
 		goto out;
+	t = fair_task(history);
 	sum = curr->se.sum_exec_runtime;
 	weight = policy_weight(curr);
 	deadline = t->vtime + (sum - history->charged_ns) * 100 / weight +
@@ -201,12 +202,13 @@ static __always_inline u64 victim_on(struct task_struct *p, s32 cpu, u64 deadlin
 }
 
 /*
- * How who runs on @cpu, this CPU, is going to sleep: soon, by what it usually does, or at once, as
- * it said when it woke @p. Interrupts say so for whom they interrupt, so a hog is not believed.
+ * How who runs on this CPU is going to sleep: soon, by what it usually does, or at once, as it said
+ * when it woke a task, if it @promises. Interrupts say so for whom they interrupt, so a hog is not
+ * believed.
  */
 enum ending { GOES_ON, SOON, AT_ONCE };
 
-static __always_inline enum ending ending_of(struct task_struct *p, s32 cpu)
+static __always_inline enum ending ending_of_waker(bool promises)
 {
 	struct task_struct *curr = bpf_get_current_task_btf();
 	struct policy_task *history = bpf_task_storage_get(&policy_tasks, curr, NULL, 0);
@@ -215,7 +217,7 @@ static __always_inline enum ending ending_of(struct task_struct *p, s32 cpu)
 	if (!history)
 		return GOES_ON;
 	since = curr->se.sum_exec_runtime - history->woke_at_ns;
-	if (READ_ONCE(promised[(u32)cpu & (NR_CPUS - 1)]) == p->pid && since <= lag_us * 1000)
+	if (promises && since <= lag_us * 1000)
 		return AT_ONCE;
 	return history->burst_ns <= preempt_us * 1000 && since <= preempt_us * 1000 ? SOON
 										    : GOES_ON;
@@ -234,14 +236,14 @@ static __always_inline s32 find_victim(struct task_struct *p, s32 prev, u64 dead
 	u64 theirs;
 
 	if (policy_llc_of(cpu) == llc && bpf_cpumask_test_cpu(cpu, p->cpus_ptr)) {
-		ending = ending_of(p, cpu);
+		ending = ending_of_waker(READ_ONCE(promised[cpu & (NR_CPUS - 1)]) == p->pid);
 		if (ending == AT_ONCE)
 			return -1;
-		if (!is_called(cpu) && victim_on(p, cpu, deadline))
-			return cpu;
 		if (ending == SOON &&
 		    (!policy_first_vtime(llc, cpu, &theirs) || time_before(deadline, theirs)))
 			return -1;
+		if (!is_called(cpu) && victim_on(p, cpu, deadline))
+			return cpu;
 	}
 	if (!is_called(prev) && victim_on(p, prev, deadline))
 		return prev;
@@ -282,7 +284,8 @@ s32 BPF_STRUCT_OPS(interactive_select_cpu, struct task_struct *p, s32 prev_cpu, 
 {
 	s32 cpu;
 
-	if (policy_may_follow_waker(p, prev_cpu, wake_flags))
+	if (policy_waker_makes_room(p, prev_cpu, wake_flags) &&
+	    (ending_of_waker(false) == SOON || !policy_none_is_idle()))
 		cpu = bpf_get_smp_processor_id();
 	else
 		cpu = find_idle(p, prev_cpu);
@@ -305,6 +308,13 @@ POLICY_ENQUEUE(interactive_enqueue, p, enq_flags)
 	struct fair_task *t = charge(p, llc, woke);
 	u64 deadline = t ? t->vtime + t->request : *policy_llc_now(llc);
 
+	/* No other CPU could take it, and nobody else wants this one: the queue is a detour. */
+	if (woke && p->nr_cpus_allowed == 1 && cpu == bpf_get_smp_processor_id() &&
+	    ending_of_waker(false) == SOON && !scx_bpf_dsq_nr_queued(SCX_DSQ_LOCAL) &&
+	    !scx_bpf_dsq_nr_queued(POLICY_DSQ(llc))) {
+		scx_bpf_dsq_insert(p, SCX_DSQ_LOCAL, slice_us * 1000, enq_flags);
+		return;
+	}
 	if (woke)
 		victim = find_victim(p, cpu, deadline + preempt_us * 1000);
 	scx_bpf_dsq_insert_vtime(p, POLICY_DSQ(llc), slice_us * 1000, deadline, enq_flags);

@@ -148,7 +148,7 @@ __noinline u64 charge(struct task_struct *p __arg_trusted, u32 q, bool woke)
 /* Kernel threads, and scx_run itself, wake up on any CPU. */
 static __always_inline bool comes_first(struct task_struct *p)
 {
-	return p->flags & PF_KTHREAD || p->tgid == policy_agent_tgid;
+	return p->flags & PF_KTHREAD || p->tgid == policy_agent.tgid;
 }
 
 static __always_inline s32 pick_idle(struct task_struct *p, u32 q, u64 flags)
@@ -363,7 +363,7 @@ POLICY_DISPATCH(layers_dispatch, cpu, prev)
 		}
 		which &= ~(1U << q);
 	}
-	if (runs && !goes_on && prev->tgid != policy_agent_tgid) {
+	if (runs && !goes_on && prev->tgid != policy_agent.tgid) {
 		COUNT(evicted);
 		policy_put_off(cpu, prev);
 	}

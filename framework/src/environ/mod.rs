@@ -241,13 +241,17 @@ impl Reader {
     fn learn(&self, value: &Key) -> Result<Hint, String> {
         let read = text_of(value).and_then(|text| text.parse::<Hint>().map_err(|error| error.to_string()));
         let mut known = [0; size_of::<environ_known>()];
+        // A value that is not remembered is read each time that it comes.
+        if self.hints.announce().is_err() {
+            return read;
+        }
         if let Ok(hint) = read {
             let bytes = to_bytes(hint, Scope::Environment);
             known[offset_of!(environ_known, hint)..][..bytes.len()].copy_from_slice(&bytes);
             known[offset_of!(environ_known, valid)..][..4].copy_from_slice(&1u32.to_ne_bytes());
         }
         self.values.fetch_add(1, Ordering::Relaxed);
-        // Without memory for it, it is read each time that it comes.
+        // Without memory for it, it is not remembered either.
         let _ = self.texts.update(value, &known, MapFlags::ANY);
         read
     }

@@ -24,7 +24,7 @@ pub use load_error::LoadError;
 pub(crate) use load_error::load_error;
 pub use loaded::LoadedPolicy;
 pub(crate) use loaded::PREPARE;
-pub(crate) use object::{DUMP_LEN, HINTS, SHARED_MAPS, program_fd};
+pub(crate) use object::{AGENT, DUMP_LEN, HINTS, SHARED_MAPS, program_fd};
 pub use object::{OpenPolicy, SharedMaps};
 pub use params::{ParamSpec, ParamValue};
 pub(crate) use struct_ops::StructOps;

@@ -30,8 +30,8 @@ use crate::slow_path;
 const SDK_OPS: &str = "policy_ops_";
 /// The map of hints.
 pub(crate) const HINTS: &str = "policy_hints";
-/// The section that says which process is the agent.
-const AGENT: &str = ".data.agent";
+/// The section of `policy_agent`.
+pub(crate) const AGENT: &str = ".data.agent";
 /// fentry program that scx's headers add; only schedulers built with their macros attach it.
 const SCX_PROBE: &str = "scx_lib_init_probe";
 
@@ -198,6 +198,8 @@ impl OpenPolicy {
         timeout_ms: u32,
         hints: Option<BorrowedFd<'_>>,
     ) -> Result<LoadedPolicy> {
+        let agent = intf::policy_agent { tgid: std::process::id() as i32, hinted: hints.is_some().into() };
+        self.globals.set_bytes(&mut self.object, "policy_agent", &agent.to_bytes())?;
         if let (Some(fd), Some(mut map)) = (hints, self.object.maps_mut().find(|map| map.name() == HINTS)) {
             map.reuse_fd(fd)
                 .context("the policy's map of hints does not fit this framework's: rebuild it")?;
@@ -225,7 +227,6 @@ impl OpenPolicy {
         self.globals.set(&mut self.object, "policy_dsq_base", dsq_base(epoch))?;
         self.globals.set(&mut self.object, "policy_epoch", epoch)?;
         self.globals.set(&mut self.object, "policy_nr_cpus", *scx_utils::NR_CPU_IDS as u64)?;
-        self.globals.set(&mut self.object, "policy_agent_tgid", std::process::id().into())?;
         if pinned.is_none() {
             set_scx_enums(&mut self.object, &self.globals)?;
         }

@@ -6,12 +6,13 @@ use std::os::fd::{AsFd, AsRawFd as _};
 use std::sync::atomic::Ordering;
 
 use anyhow::{Context, Result, bail};
+use libbpf_rs::MapType;
 use libbpf_rs::skel::{OpenSkel as _, Skel as _};
-use libbpf_rs::{MapCore as _, MapFlags, MapType};
 
 use super::open::{Opened, open_plain};
 use super::{NR_SLOTS, Root, Route, shared_maps};
 use crate::agent::Saved;
+use crate::intf::policy_agent;
 use crate::kernel::{KernelState, monotonic_ns};
 use crate::pins::{self, Kept, KeptSlot, Pins};
 use crate::policy::{Catalogue, DUMP_LEN, Image, LoadedPolicy, SHARED_MAPS, load_error};
@@ -151,8 +152,7 @@ impl Root {
 
     /// The other process has let go, or is dead: from here on this one is in charge. `saved`: what its agents knew.
     pub(crate) fn take_over(&mut self, saved: Option<Saved>) -> Result<TakenOver> {
-        let tgid = (std::process::id() as i32).to_ne_bytes();
-        self.skel.maps.data_agent.update(&0u32.to_ne_bytes(), &tgid, MapFlags::ANY)?;
+        policy_agent::change(&self.skel.maps.data_agent, |agent| agent.tgid = std::process::id() as i32)?;
         let mut taken = TakenOver::default();
         let active = self.route.active.and_then(|slot| self.slots[slot.index()].as_ref());
         if let Some(policy) = active {
