@@ -61,9 +61,9 @@ static __always_inline u64 vtime_last(struct vtime_queue *q, u64 least)
 }
 
 /*
- * New tasks move the progress of their queue on by what they are expected to run, @worth in virtual
- * time. It is counted when they are queued again, and if none ever is, those behind would wait
- * for as long as some come.
+ * New tasks move @now, by which they are placed, on by what they are expected to run, @worth in
+ * virtual time. It is counted when they are queued again, and if none ever is, those behind would
+ * wait for as long as some come.
  */
 static __always_inline void vtime_expect(u64 *now, u32 queue, u64 worth)
 {
@@ -87,7 +87,7 @@ static __always_inline u64 vtime_at(struct task_struct *p, struct vtime_queue *q
 	bool is_new = history && !history->epoch;
 	bool moved = false, known = true;
 	s64 worth = q->slice_ns * unit / weight;
-	u64 ran = 0, near, own, vtime, step, most;
+	u64 ran = 0, own, vtime, step, most;
 
 	/* Without memory the task is not charged this once, nothing breaks. */
 	if (history)
@@ -97,10 +97,15 @@ static __always_inline u64 vtime_at(struct task_struct *p, struct vtime_queue *q
 	own = vtime = p->scx.dsq_vtime + ran;
 	most = *q->now + VTIME_AHEAD * worth;
 	if (is_new) {
-		near = vtime_near(q);
-		if (free && time_before(near, *q->now - worth))
-			near = *q->now - worth;
-		vtime = near - worth;
+		vtime = vtime_near(q);
+		if (!free) {
+			/* Before the first it would be the next one's first, and so on. */
+			vtime_expect(&vtime, q->queue, VTIME_FIRST * unit / weight);
+		} else {
+			if (time_before(vtime, *q->now - worth))
+				vtime = *q->now - worth;
+			vtime -= worth;
+		}
 		vtime_expect(q->now, q->queue, VTIME_FIRST);
 	} else if (woke || moved || !known) {
 		/* Who has been waiting is owed its whole lag, others are not. */

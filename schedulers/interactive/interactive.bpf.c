@@ -14,11 +14,11 @@
  * whose task has the latest deadline is called, provided that this is later than its own by
  * preempt_us. Whichever CPU asks first gets the task: one that was called may be slow to come.
  * Nobody is called if who runs here is short and about to sleep, or said so when it woke the task
- * (pipes and sockets do) and is no hog; if nobody else waits, the task is next here at once. A
- * hog's request is lag_us whatever its weight, so whoever wakes takes the CPU of a hog even if it
- * had somewhat more than its share lately, and tasks that are alike do not take it from each
- * other. A hint `class=latency` or a short `slice=` makes the burst short, `class=batch` makes it
- * long.
+ * (pipes and sockets do; of a hog it is not believed if it came from an interrupt); if nobody else
+ * waits, the task is next here at once. A hog's request is lag_us whatever its weight, so whoever
+ * wakes takes the CPU of a hog even if it had somewhat more than its share lately, and tasks that
+ * are alike do not take it from each other. A hint `class=latency` or a short `slice=` makes the
+ * burst short, `class=batch` makes it long.
  *
  * Source. Virtual deadlines and lag are EEVDF's (Stoica and Abdel-Wahab, 1995; Linux 6.6), with
  * the request taken from what the task has done, as scx_bpfland, scx_flash and scx_cosmos take
@@ -42,6 +42,7 @@
 #include "idle.bpf.h"
 #include "overdue.bpf.h"
 #include "vtime.bpf.h"
+#include <bpf_experimental.h>
 
 PARAM_U64(slice_us, 3000, 100, 1000000, "us", "time a task may run before the next is picked");
 PARAM_U64(lag_us, 20000, 0, 1000000, "us",
@@ -201,10 +202,16 @@ static __always_inline u64 victim_on(struct task_struct *p, s32 cpu, u64 deadlin
 	return theirs && time_before(deadline, theirs) ? theirs : 0;
 }
 
+/* Not bpf_in_interrupt(): it does not load where the kernel's configuration is in no file. */
+static __always_inline bool in_interrupt(void)
+{
+	return get_preempt_count() & (NMI_MASK | HARDIRQ_MASK | SOFTIRQ_OFFSET);
+}
+
 /*
  * How who runs on this CPU is going to sleep: soon, by what it usually does, or at once, as it said
- * when it woke a task, if it @promises. Interrupts say so for whom they interrupt, so a hog is not
- * believed.
+ * when it woke a task, if it @promises. Interrupts say so for whom they interrupt: then a hog is
+ * not believed.
  */
 enum ending { GOES_ON, SOON, AT_ONCE };
 
@@ -217,7 +224,7 @@ static __always_inline enum ending ending_of_waker(bool promises)
 	if (!history)
 		return GOES_ON;
 	since = curr->se.sum_exec_runtime - history->woke_at_ns;
-	if (promises && since <= lag_us * 1000)
+	if (promises && (since <= lag_us * 1000 || !in_interrupt()))
 		return AT_ONCE;
 	return history->burst_ns <= preempt_us * 1000 && since <= preempt_us * 1000 ? SOON
 										    : GOES_ON;
@@ -242,7 +249,8 @@ static __always_inline s32 find_victim(struct task_struct *p, s32 prev, u64 dead
 		if (ending == SOON &&
 		    (!policy_first_vtime(llc, cpu, &theirs) || time_before(deadline, theirs)))
 			return -1;
-		if (!is_called(cpu) && victim_on(p, cpu, deadline))
+		if (!is_called(cpu) && !scx_bpf_dsq_nr_queued(SCX_DSQ_LOCAL_ON | cpu) &&
+		    victim_on(p, cpu, deadline))
 			return cpu;
 	}
 	if (!is_called(prev) && victim_on(p, prev, deadline))
@@ -306,7 +314,7 @@ POLICY_ENQUEUE(interactive_enqueue, p, enq_flags)
 	u32 llc = policy_llc_of(cpu);
 	bool woke = enq_flags & SCX_ENQ_WAKEUP;
 	struct fair_task *t = charge(p, llc, woke);
-	u64 deadline = t ? t->vtime + t->request : *policy_llc_now(llc);
+	u64 deadline = t ? t->vtime + t->request : *policy_llc_now(llc), first;
 
 	/* No other CPU could take it, and nobody else wants this one: the queue is a detour. */
 	if (woke && p->nr_cpus_allowed == 1 && cpu == bpf_get_smp_processor_id() &&
@@ -317,6 +325,14 @@ POLICY_ENQUEUE(interactive_enqueue, p, enq_flags)
 	}
 	if (woke)
 		victim = find_victim(p, cpu, deadline + preempt_us * 1000);
+	/* This CPU comes at once: without the queue it needs no interrupt, and nobody to ask. */
+	if (victim == cpu && cpu == bpf_get_smp_processor_id() &&
+	    !scx_bpf_dsq_nr_queued(SCX_DSQ_LOCAL) &&
+	    (!policy_first_vtime(llc, cpu, &first) || time_before(deadline, first))) {
+		COUNT(preempted);
+		scx_bpf_dsq_insert(p, SCX_DSQ_LOCAL, slice_us * 1000, enq_flags | SCX_ENQ_PREEMPT);
+		return;
+	}
 	scx_bpf_dsq_insert_vtime(p, POLICY_DSQ(llc), slice_us * 1000, deadline, enq_flags);
 	if (victim >= 0) {
 		COUNT(preempted);

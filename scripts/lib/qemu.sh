@@ -24,6 +24,12 @@ kernel_arguments=(
 # served for several ticks, its tasks run on over the end of their slices, and an
 # interrupt from another CPU waits. Ticks at different times pass the turn more often.
 tcg_arguments=(skew_tick=1)
+# In deterministic mode each CPU gets an equal part of the time until the next timer.
+# Of the devices that QEMU can be given one has a timer that always runs, as often as
+# it is told (us): what it delays is a network that nobody is connected to. With 50 us
+# and four CPUs who is woken waits for another CPU's turn for 41 us at p99, without it
+# for 1 ms; it costs a fifth of the speed.
+short_turns=(-netdev 'hubport,id=turns,hubid=0' -object 'filter-buffer,id=turn,netdev=turns,interval=50')
 deterministic_arguments=(nokaslr norandmaps randomize_kstack_offset=off)
 
 # Prints the ELF image inside bzImage $1, which QEMU enters directly (PVH): a
