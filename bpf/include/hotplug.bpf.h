@@ -178,12 +178,22 @@ static __always_inline void policy_see_off(s32 cpu)
 	struct policy_timer *timer = bpf_map_lookup_elem(&policy_leave_timer, &(u32){0});
 
 	policy_leaver = cpu;
+	if (timer)
+		bpf_timer_start(&timer->timer, POLICY_LEAVE_PERIOD, 0);
+}
+
+/*
+ * For the policy's init, since tracepoint programs may not have tasks moved. Return: 0 or a
+ * negative errno.
+ */
+static __always_inline s32 policy_init_leave_timer(void)
+{
+	struct policy_timer *timer = bpf_map_lookup_elem(&policy_leave_timer, &(u32){0});
+
 	if (!timer)
-		return;
-	/* All but the first time it is there already. */
-	bpf_timer_init(&timer->timer, &policy_leave_timer, CLOCK_MONOTONIC);
-	bpf_timer_set_callback(&timer->timer, policy_push_leaver);
-	bpf_timer_start(&timer->timer, POLICY_LEAVE_PERIOD, 0);
+		return -ENOENT;
+	return bpf_timer_init(&timer->timer, &policy_leave_timer, CLOCK_MONOTONIC)
+		       ?: bpf_timer_set_callback(&timer->timer, policy_push_leaver);
 }
 
 static __always_inline void policy_note_offline(s32 cpu)
@@ -224,6 +234,39 @@ void BPF_STRUCT_OPS(policy_cpu_online, s32 cpu)
 void BPF_STRUCT_OPS(policy_cpu_offline, s32 cpu)
 {
 	policy_note_offline(cpu);
+}
+
+/*
+ * From the step that makes a CPU inactive on the kernel asks it for nothing, but tells us only
+ * after a grace period. What waits in its queue would wait that long, and if a thread that the
+ * grace period needs is among it, and the other CPUs are never idle, for ever. So a policy is
+ * told before that step, in force or not: it may come into force in between.
+ */
+static __always_inline bool policy_is_last_active(int step)
+{
+	return step == (int)bpf_core_enum_value(enum cpuhp_state, CPUHP_AP_ACTIVE);
+}
+
+/**
+ * policy_cpu_goes - note that @cpu is about to go
+ */
+SEC("tp_btf/cpuhp_enter")
+int BPF_PROG(policy_cpu_goes, unsigned int cpu, int target, int step, void *fun)
+{
+	if (policy_is_last_active(step) && target < step)
+		policy_note_offline(cpu);
+	return 0;
+}
+
+/**
+ * policy_cpu_stays - note that @cpu does not go, since the kernel needs it
+ */
+SEC("tp_btf/cpuhp_exit")
+int BPF_PROG(policy_cpu_stays, unsigned int cpu, int state, int step, int ret)
+{
+	if (policy_is_last_active(step) && ret)
+		policy_note_online(cpu);
+	return 0;
 }
 
 #endif /* __HOTPLUG_BPF_H */

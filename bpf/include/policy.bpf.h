@@ -357,14 +357,14 @@ static s32 policy_init(void);
 SEC("syscall")
 int policy_prepare(void *ctx)
 {
-	return policy_init();
+	return policy_init_leave_timer() ?: policy_init();
 }
 
 s32 BPF_STRUCT_OPS_SLEEPABLE(policy_ops_init)
 {
 	/* Attached by itself it is in force until it ends. */
 	WRITE_ONCE(policy_in_force, true);
-	return policy_init();
+	return policy_init_leave_timer() ?: policy_init();
 }
 
 void BPF_STRUCT_OPS(policy_ops_exit, struct scx_exit_info *ei)

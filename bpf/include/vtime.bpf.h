@@ -26,8 +26,15 @@ struct vtime_queue {
 	u64 slice_ns;
 	/* weights change with who else is there, so that @now is no measure of what they have */
 	bool weights_vary;
+	/* where the next new task of the same group is placed, and how far each moves that on;
+	 * if there is such a group
+	 */
+	u64 *newcomers;
+	u64 newcomer_worth;
 	/* out: what the task has run since it was charged last, ns */
 	u64 ran;
+	/* out: whether it was placed as a new one */
+	bool is_new;
 };
 
 /*
@@ -70,6 +77,29 @@ static __always_inline void vtime_expect(u64 *now, u32 queue, u64 worth)
 	*now += worth / (scx_bpf_dsq_nr_queued(POLICY_DSQ(queue)) + 1);
 }
 
+/*
+ * Where a new task is placed. Many that come one after the other must not each be placed before
+ * the last: time would go back with them, and the rest starve.
+ */
+static __always_inline u64 vtime_of_new(struct vtime_queue *q, bool free, u64 worth, u64 first)
+{
+	u64 vtime = vtime_near(q);
+
+	if (q->newcomers) {
+		/* CPUs race here: a step that is lost is one newcomer that pays for two. */
+		vtime = within(worth, vtime, *q->newcomers);
+		*q->newcomers = vtime + q->newcomer_worth;
+	} else if (free) {
+		if (time_before(vtime, *q->now - worth))
+			vtime = *q->now - worth;
+		vtime -= worth;
+	} else {
+		vtime_expect(&vtime, q->queue, first);
+	}
+	vtime_expect(q->now, q->queue, VTIME_FIRST);
+	return vtime;
+}
+
 /**
  * vtime_at - the virtual time of @p with all that it has run until now
  * @unit: run time and virtual time are the same at this weight
@@ -83,12 +113,12 @@ static __always_inline u64 vtime_at(struct task_struct *p, struct vtime_queue *q
 	struct policy_task *history = policy_history(p);
 	/* Others get ever further ahead or behind: they are not to be compared with all. */
 	bool free = p->nr_cpus_allowed >= policy_nr_cpus && !q->weights_vary;
-	/* No other policy has met it either. */
-	bool is_new = history && !history->epoch;
 	bool moved = false, known = true;
 	s64 worth = q->slice_ns * unit / weight;
 	u64 ran = 0, own, vtime, step, most;
 
+	/* No other policy has met it either. */
+	q->is_new = history && !history->epoch;
 	/* Without memory the task is not charged this once, nothing breaks. */
 	if (history)
 		known = policy_charge_to(p, history, q->queue, &ran, &moved);
@@ -96,17 +126,8 @@ static __always_inline u64 vtime_at(struct task_struct *p, struct vtime_queue *q
 	ran = ran * unit / weight;
 	own = vtime = p->scx.dsq_vtime + ran;
 	most = *q->now + VTIME_AHEAD * worth;
-	if (is_new) {
-		vtime = vtime_near(q);
-		if (!free) {
-			/* Before the first it would be the next one's first, and so on. */
-			vtime_expect(&vtime, q->queue, VTIME_FIRST * unit / weight);
-		} else {
-			if (time_before(vtime, *q->now - worth))
-				vtime = *q->now - worth;
-			vtime -= worth;
-		}
-		vtime_expect(q->now, q->queue, VTIME_FIRST);
+	if (q->is_new) {
+		vtime = vtime_of_new(q, free, worth, VTIME_FIRST * unit / weight);
 	} else if (woke || moved || !known) {
 		/* Who has been waiting is owed its whole lag, others are not. */
 		vtime = within(worth, vtime_near(q), own);

@@ -198,7 +198,7 @@ impl Root {
         if let Some(policy) = &mut self.slots[slot.index()] {
             policy.start_half()?;
         }
-        self.pin_switch(slot)?;
+        self.pin_links(slot)?;
         let bss = self.skel.maps.bss_data.as_mut().context("the root has no .bss")?;
         let desc = &mut bss.slots[slot.index()];
         desc.dsq_base = base;

@@ -51,8 +51,18 @@ static __always_inline u64 vtime_of_task(struct task_struct *p, bool woke)
 		.slice_ns = slice_us * 1000,
 		.weights_vary = true,
 	};
+	struct group *group;
+	u64 part = join(p, &group), vtime;
 
-	return vtime_at(p, &q, join(p), ONE, woke);
+	/* A group has its part however often it replaces its tasks by new ones. */
+	if (group) {
+		q.newcomers = &group->newcomers;
+		q.newcomer_worth = in_group(group, VTIME_FIRST);
+	}
+	vtime = vtime_at(p, &q, part, ONE, woke);
+	if (q.is_new)
+		note_new(p, q.newcomer_worth);
+	return vtime;
 }
 
 /**
@@ -61,6 +71,7 @@ static __always_inline u64 vtime_of_task(struct task_struct *p, bool woke)
 s32 BPF_STRUCT_OPS(flatcg_select_cpu, struct task_struct *p, s32 prev_cpu, u64 wake_flags)
 {
 	s64 left = bandwidth_left(p);
+	struct group *group;
 	bool is_idle = false;
 	s32 cpu;
 
@@ -68,7 +79,7 @@ s32 BPF_STRUCT_OPS(flatcg_select_cpu, struct task_struct *p, s32 prev_cpu, u64 w
 		return prev_cpu;
 	cpu = policy_find_idle(p, prev_cpu, wake_flags, &is_idle);
 	if (is_idle) {
-		join(p);
+		join(p, &group);
 		scx_bpf_dsq_insert(p, SCX_DSQ_LOCAL, bandwidth_slice(left, slice_us * 1000), 0);
 	}
 	return cpu;
@@ -100,8 +111,9 @@ static __always_inline void bandwidth_parks(struct task_struct *p)
 static __always_inline void bandwidth_unpark(struct bpf_iter_scx_dsq *it, struct task_struct *p)
 {
 	u64 vtime = p->scx.dsq_vtime, first;
+	struct group *group;
 
-	join(p);
+	join(p, &group);
 	if (!policy_first_vtime(QUEUE, scx_bpf_task_cpu(p), &first))
 		first = vtime_now;
 	scx_bpf_dsq_move_set_vtime(it, time_before(vtime, first) ? first : vtime);
@@ -140,6 +152,8 @@ int BPF_PROG(policy_switch, bool preempt, struct task_struct *prev, struct task_
 		bandwidth_left(prev);
 		retire(prev);
 	}
+	if (prev_state & TASK_DEAD)
+		refund_new(prev);
 	return 0;
 }
 

@@ -9,6 +9,7 @@
 #include "policy.bpf.h"
 
 #define MAX_LEVELS 8
+#define TASK_DEAD  0x80 /* linux/sched.h */
 /* The whole machine. */
 #define ONE (1ULL << 20)
 /* Weights are looked at so often, ns. */
@@ -32,6 +33,8 @@ struct group {
 	u64 share;
 	u64 version;
 	u64 looked_at;
+	/* virtual time at which its next new task is placed */
+	u64 newcomers;
 };
 
 struct {
@@ -46,6 +49,8 @@ struct member {
 	/* 0: it is not active; whoever changes it adds the difference to the sum */
 	u64 given;
 	u64 cgroup;
+	/* by how much it has moved on where the next new task of its group is placed */
+	u64 newcomer_worth;
 };
 
 struct {
@@ -214,22 +219,24 @@ static __always_inline void activate(struct cgroup *cgrp, struct group *g, struc
 
 /**
  * join - make @p active, if it is not
+ * @group: out: what is kept of its cgroup, NULL without memory
  *
  * Return: the part of the machine that it should have, of ONE.
  */
-static __noinline u64 join(struct task_struct *p)
+static __noinline u64 join(struct task_struct *p, struct group **group)
 {
 	struct member *m;
 	struct cgroup *cgrp;
 	struct group *g;
 	u64 share = ONE, sum;
 
+	*group = NULL;
 	m = bpf_task_storage_get(&members, p, NULL, BPF_LOCAL_STORAGE_GET_F_CREATE);
 	cgrp = cgroup_of(p);
 	/* Without memory it is charged little this once. */
 	if (!cgrp)
 		return share;
-	g = group_of(cgrp);
+	*group = g = group_of(cgrp);
 	if (m && g) {
 		if (m->given && m->cgroup != cgrp->kn->id)
 			leave(m);
@@ -258,6 +265,43 @@ static __noinline void retire(struct task_struct *p)
 		leave(m);
 	if (cgrp)
 		bpf_cgroup_release(cgrp);
+}
+
+/* Virtual time of a group that has run for @ns. */
+static __always_inline u64 in_group(struct group *g, u64 ns)
+{
+	return ns * ONE / (g->share ?: ONE);
+}
+
+/* @p, which is new, has moved on by @worth where the next one is placed. */
+static __always_inline void note_new(struct task_struct *p, u64 worth)
+{
+	struct member *m = bpf_task_storage_get(&members, p, NULL, 0);
+
+	if (m)
+		m->newcomer_worth = worth;
+}
+
+/* @p has ended: if it has run for less than a new task is taken to, the next one need not wait. */
+static __noinline void refund_new(struct task_struct *p)
+{
+	struct member *m = bpf_task_storage_get(&members, p, NULL, 0);
+	struct cgroup *cgrp;
+	struct group *g;
+	u64 ran;
+
+	if (!m || !m->newcomer_worth)
+		return;
+	cgrp = cgroup_of(p);
+	if (!cgrp)
+		return;
+	g = group_of(cgrp);
+	if (g) {
+		ran = in_group(g, p->se.sum_exec_runtime);
+		if (ran < m->newcomer_worth)
+			__sync_fetch_and_sub(&g->newcomers, m->newcomer_worth - ran);
+	}
+	bpf_cgroup_release(cgrp);
 }
 
 #endif /* __TREE_BPF_H */

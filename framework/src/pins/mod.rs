@@ -6,7 +6,7 @@
 //!   link          the attachment: while it is there, the scheduler is
 //!   state         what is in no map: which policies, parameters, options (JSON in a map, so that it goes with the rest)
 //!   maps/         the root's maps
-//!   slot0/ ...    the maps of the policy in a slot, and `switch`, the link of its tracepoint program if it has one
+//!   slot0/ ...    the maps of the policy in a slot, and in `links/` the links of its tracepoint programs if it has any
 //! ```
 //!
 //! Not only what has to be found again is pinned: a PROG_ARRAY empties itself, and a BPF timer stops, when nobody in
@@ -187,13 +187,24 @@ impl Pins {
         Link::open(link_path()).with_context(|| format!("opening {}", link_path().display()))
     }
 
-    pub fn pin_switch(&self, slot: SlotId, link: &Link) -> Result<()> {
-        pin(link, &self.slot_dir(slot).join("switch"))
+    /// Pins the links of the policy in a slot, with their names.
+    pub fn pin_links(&self, slot: SlotId, links: &[(String, Link)]) -> Result<()> {
+        let dir = links_dir(&self.slot_dir(slot));
+        make_dir(&dir)?;
+        links.iter().try_for_each(|(name, link)| pin(link, &dir.join(name)))
     }
 
-    pub fn open_switch(dir: &Path) -> Result<Link> {
-        let path = dir.join("switch");
-        Link::open(&path).with_context(|| format!("opening {}", path.display()))
+    /// Opens them; `dir` is the slot's.
+    pub fn open_links(dir: &Path) -> Result<Vec<(String, Link)>> {
+        let dir = links_dir(dir);
+        let open = |entry: io::Result<fs::DirEntry>| -> Result<_> {
+            let entry = entry?;
+            Ok((entry.file_name().to_string_lossy().into_owned(), Link::open(entry.path())?))
+        };
+        fs::read_dir(&dir)
+            .map_err(anyhow::Error::from)
+            .and_then(|entries| entries.map(open).collect())
+            .with_context(|| format!("opening the links in {}", dir.display()))
     }
 
     /// Pins all maps of an object but those in `others`, which somebody else pins.
@@ -263,6 +274,10 @@ fn link_path() -> PathBuf {
 
 fn state_path() -> PathBuf {
     Path::new(DIR).join("state")
+}
+
+fn links_dir(slot_dir: &Path) -> PathBuf {
+    slot_dir.join("links")
 }
 
 fn pin(what: &impl AsFd, path: &Path) -> Result<()> {

@@ -17,8 +17,9 @@ use crate::slow_path::{Runner, SlowPathStatus};
 
 /// The program that creates a policy's queues when it goes into a slot.
 pub(crate) const PREPARE: &str = "policy_prepare";
-/// The tracepoint program with which a policy sees who leaves a CPU and who gets it.
-const SWITCH: &str = "policy_switch";
+/// The tracepoint programs of a policy, of which it need have none: who leaves a CPU and who gets it; that a CPU is
+/// about to go, and that it stays after all.
+const TRACEPOINTS: [&str; 3] = ["policy_switch", "policy_cpu_goes", "policy_cpu_stays"];
 /// The programs that tell a policy that it is about to come into force, and that it is not any more.
 const CATCH_UP: &str = "policy_catch_up";
 const LEAVE: &str = "policy_leave";
@@ -39,8 +40,8 @@ pub struct LoadedPolicy {
     /// Names of its counters.
     pub(super) counters: Vec<String>,
     pub(super) half: Option<Half>,
-    /// Keeps its tracepoint program attached, from when it is prepared.
-    pub(super) switch: Option<Link>,
+    /// Keep its tracepoint programs attached, from when it is prepared, with their names.
+    pub(super) links: Vec<(String, Link)>,
     /// Its half in this process, from when it is prepared: one of the two.
     pub(super) agent: Option<Agents>,
     pub(super) slow_path: Option<Runner>,
@@ -81,13 +82,15 @@ impl LoadedPolicy {
         run.map(drop).with_context(|| format!("running {program} of {}", self.in_force.name))
     }
 
-    /// Starts what is at work beside the ops: the tracepoint program and the half in this process, if it has them.
+    /// Starts what is at work beside the ops: tracepoint programs and the half in this process, if it has them.
     /// That does nothing before the policy is in force.
     pub(crate) fn start_half(&mut self) -> Result<()> {
         self.end_half();
-        let attach =
-            |program: ProgramMut<'_>| program.attach().with_context(|| format!("attaching {SWITCH}"));
-        self.switch = self.program(SWITCH).map(attach).transpose()?;
+        for name in TRACEPOINTS {
+            let Some(program) = self.program(name) else { continue };
+            let link = program.attach().with_context(|| format!("attaching {name}"))?;
+            self.links.push((name.to_owned(), link));
+        }
         self.start_agent()?;
         if let Some(agent) = &self.agent {
             agent.begin(None).with_context(|| format!("starting the agent of {}", self.in_force.name))?;
@@ -95,12 +98,10 @@ impl LoadedPolicy {
         self.start_slow_path()
     }
 
-    /// Like `start_half`, beside a process that may still be at work. `switch` is the link that it has made: with two
-    /// of them everything would count twice. The agent touches nothing before it is told to [begin](Agents::begin).
-    pub(crate) fn start_half_beside(&mut self, switch: impl FnOnce() -> Result<Link>) -> Result<()> {
-        if self.program(SWITCH).is_some() {
-            self.switch = Some(switch()?);
-        }
+    /// Like `start_half`, beside a process that may still be at work. `links` are those that it has made: with two of
+    /// each everything would count twice. The agent touches nothing before it is told to [begin](Agents::begin).
+    pub(crate) fn start_half_beside(&mut self, links: Vec<(String, Link)>) -> Result<()> {
+        self.links = links;
         self.start_agent()?;
         self.start_slow_path()
     }
@@ -114,9 +115,9 @@ impl LoadedPolicy {
         Ok(())
     }
 
-    /// The link that keeps the tracepoint program attached, if there is one.
-    pub(crate) fn switch_link(&self) -> Option<&Link> {
-        self.switch.as_ref()
+    /// The links that keep the tracepoint programs attached, with their names.
+    pub(crate) fn links(&self) -> &[(String, Link)] {
+        &self.links
     }
 
     fn start_slow_path(&mut self) -> Result<()> {
@@ -141,14 +142,14 @@ impl LoadedPolicy {
 
     /// Ends the policy's half in this process: BPF alone decides.
     pub(crate) fn end_half(&mut self) {
-        self.switch = None;
+        self.links.clear();
         self.agent = None;
         self.slow_path = None;
     }
 
     /// The same, for a process that takes over. Returns what the agents know of their tasks, if there are any.
     pub(crate) fn leave_half(&mut self) -> Option<Saved> {
-        self.switch = None;
+        self.links.clear();
         self.slow_path = None;
         self.agent.take()?.leave()
     }

@@ -264,7 +264,7 @@ impl OpenPolicy {
             layout: self.layout,
             counters,
             half: self.half,
-            switch: None,
+            links: Vec::new(),
             agent: None,
             slow_path: None,
         })

@@ -53,9 +53,7 @@ impl Root {
         pins.pin_maps(self.skel.object(), &pins.root_dir(), &[])?;
         for (slot, policy) in self.loaded() {
             pins.pin_maps(policy.object(), &pins.slot_dir(slot), SHARED_MAPS)?;
-            if let Some(switch) = policy.switch_link() {
-                pins.pin_switch(slot, switch)?;
-            }
+            pins.pin_links(slot, policy.links())?;
         }
         Ok(())
     }
@@ -141,7 +139,7 @@ impl Root {
         let dir = self.pins.as_ref().context("the root is not pinned")?.slot_dir(slot);
         let policy = Image::find(catalogue, &kept.policy.origin)?.open()?;
         let mut loaded = policy.load_over(kept, shared_maps(&self.skel), &dir)?;
-        loaded.start_half_beside(|| Pins::open_switch(&dir))?;
+        loaded.start_half_beside(Pins::open_links(&dir)?)?;
         Ok(loaded)
     }
 
@@ -187,10 +185,9 @@ impl Root {
         self.write_state()
     }
 
-    pub(super) fn pin_switch(&self, slot: SlotId) -> Result<()> {
-        let switch = self.slots[slot.index()].as_ref().and_then(LoadedPolicy::switch_link);
-        match (&self.pins, switch) {
-            (Some(pins), Some(switch)) => pins.pin_switch(slot, switch),
+    pub(super) fn pin_links(&self, slot: SlotId) -> Result<()> {
+        match (&self.pins, &self.slots[slot.index()]) {
+            (Some(pins), Some(policy)) => pins.pin_links(slot, policy.links()),
             _ => Ok(()),
         }
     }

@@ -155,7 +155,8 @@ fn balance_shares_follow_weights_within_an_llc_and_idle_cpus_steal() {
     // On two CPUs they would be 0.5 and 0.16.
     assert!(unfair < 0.15, "{unfair}: the other LLC's CPUs take turns with them");
     running.signal(libc::SIGCONT);
-    assert!(counted("stolen") > 100, "{} stolen", counted("stolen"));
+    // One for each idle CPU at least: if it is the heavy that visit, they go on there.
+    assert!(counted("stolen") >= 2, "{} stolen", counted("stolen"));
     drop(hogs);
     assert!(running.stop().0.success());
 }

@@ -15,6 +15,7 @@ mod central;
 mod cosched;
 mod edf;
 mod flatcg;
+mod hotplug;
 mod interactive;
 mod layers;
 mod llc;

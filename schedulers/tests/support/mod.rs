@@ -318,11 +318,16 @@ pub fn pin(cpu: usize) {
 
 /// Allows the calling thread CPUs `from` to `to`.
 pub fn allow(from: usize, to: usize) {
+    allow_thread(0, from, to);
+}
+
+/// Allows a thread CPUs `from` to `to`; 0 is the calling one.
+pub fn allow_thread(thread: libc::pid_t, from: usize, to: usize) {
     // SAFETY: all-zeroes is an empty cpu_set_t; the numbers are small.
     unsafe {
         let mut set: libc::cpu_set_t = std::mem::zeroed();
         (from..=to).for_each(|cpu| libc::CPU_SET(cpu, &mut set));
-        assert_eq!(libc::sched_setaffinity(0, size_of_val(&set), &set), 0);
+        assert_eq!(libc::sched_setaffinity(thread, size_of_val(&set), &set), 0);
     }
 }
 
