@@ -88,7 +88,7 @@ POLICY_ENQUEUE(central_enqueue, p, enq_flags)
 	if (unlikely(enq_flags & SCX_ENQ_REENQ))
 		enq_flags |= SCX_ENQ_HEAD;
 	scx_bpf_dsq_insert(p, POLICY_DSQ(QUEUE), slice_us * 1000, enq_flags);
-	if (unlikely(is_late(bpf_ktime_get_ns())))
+	if (unlikely(is_late(scx_bpf_now())))
 		start_timer();
 	if (fast_path)
 		policy_kick_idle(p);

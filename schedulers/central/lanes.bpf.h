@@ -156,7 +156,7 @@ __noinline s32 cpu_for(struct task_struct *p __arg_trusted)
 }
 
 /* Notes what each CPU wants, but for @self, and counts those that want something. */
-static __always_inline u32 note_open(s32 self)
+__noinline u32 note_open(s32 self)
 {
 	u32 cpu, nr = 0;
 
@@ -197,18 +197,11 @@ static __always_inline void hand_over(struct bpf_iter_scx_dsq *it, struct task_s
 		COUNT(preempted);
 }
 
-/**
- * decide - hand tasks to the CPUs that want one, in order of arrival
- * @self: a CPU that sees to itself, or -1
- */
-__noinline int decide(s32 self)
+/* Hands tasks to the @nr_open CPUs that want one. */
+__noinline int hand_out(u32 nr_open)
 {
 	struct task_struct *p;
-	u32 nr_open;
 
-	if (__sync_val_compare_and_swap(&deciding, 0, 1))
-		return 0;
-	nr_open = note_open(self);
 	nr_looked_at = 0;
 	nr_given = 0;
 	bpf_rcu_read_lock();
@@ -218,6 +211,22 @@ __noinline int decide(s32 self)
 		hand_over(BPF_FOR_EACH_ITER, p);
 	}
 	bpf_rcu_read_unlock();
+	return 0;
+}
+
+/**
+ * decide - hand tasks to the CPUs that want one, in order of arrival
+ * @self: a CPU that sees to itself, or -1
+ */
+__noinline int decide(s32 self)
+{
+	u32 nr_open;
+
+	if (__sync_val_compare_and_swap(&deciding, 0, 1))
+		return 0;
+	nr_open = note_open(self);
+	if (nr_open)
+		hand_out(nr_open);
 	__sync_lock_test_and_set(&deciding, 0);
 	return 0;
 }
@@ -263,7 +272,7 @@ static __always_inline bool is_late(u64 now)
 static int look(void *map, u32 *cpu_of_it, struct central_timer *timer)
 {
 	s32 self = *cpu_of_it;
-	u64 now = bpf_ktime_get_ns();
+	u64 now = scx_bpf_now();
 	u32 cpu;
 
 	if (!READ_ONCE(policy_in_force)) {
@@ -283,7 +292,7 @@ static int look(void *map, u32 *cpu_of_it, struct central_timer *timer)
 		look_at(cpu, now);
 	if (somebody_waits())
 		decide(-1);
-	WRITE_ONCE(next_look, bpf_ktime_get_ns() + period_us * 1000);
+	WRITE_ONCE(next_look, scx_bpf_now() + period_us * 1000);
 	bpf_timer_start(&timer->timer, period_us * 1000, BPF_F_TIMER_CPU_PIN);
 	return 0;
 }
@@ -307,7 +316,7 @@ static __always_inline void start(void)
 		*lane_of(cpu) = (struct lane){};
 	WRITE_ONCE(deciding, 0);
 	WRITE_ONCE(looked_on, -1);
-	WRITE_ONCE(next_look, bpf_ktime_get_ns());
+	WRITE_ONCE(next_look, scx_bpf_now());
 	start_timer();
 }
 
