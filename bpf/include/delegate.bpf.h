@@ -154,6 +154,18 @@ static __always_inline bool goes_on(struct task_struct *p, struct delegate_task 
 	return true;
 }
 
+/* The agent is told anew whenever @p is queued, and comes too late each time. */
+static __always_inline void run_overdue(struct task_struct *p, struct delegate_task *t,
+					u64 enq_flags)
+{
+	struct delegate_cpu *c = cpu_word(bpf_get_smp_processor_id());
+
+	step(t, DELEGATE_FALLBACK);
+	if (c)
+		__sync_fetch_and_add(&c->nr_overdue, 1);
+	scx_bpf_dsq_insert(p, SCX_DSQ_LOCAL, FALLBACK_SLICE, enq_flags | SCX_ENQ_PREEMPT);
+}
+
 /**
  * delegate_enqueue - ask the agent, unless that makes no sense
  */
@@ -189,6 +201,8 @@ void BPF_STRUCT_OPS(delegate_enqueue, struct task_struct *p, u64 enq_flags)
 	t = task_word(p, &index);
 	if (t && goes_on(p, t, enq_flags))
 		return;
+	if (t && policy_has_waited(p, enq_flags, max_wait_us / 1000))
+		return run_overdue(p, t, enq_flags);
 	if (!t) {
 		t = new_task_word(p, &index);
 		is_new = true;

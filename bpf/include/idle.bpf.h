@@ -71,6 +71,34 @@ static __always_inline s32 policy_find_idle_at_home(struct task_struct *p, s32 c
 	return policy_pick_idle_in(p, llc, 0);
 }
 
+/* How long an empty queue is taken to be empty still, ns. */
+#define EMPTY_FOR_NS 500000
+
+/* Of each CPU, when it saw the queue of its LLC empty. */
+static u64 seen_empty[NR_CPUS];
+
+/**
+ * policy_queue_is_empty - whether nobody waits in the queue of @llc, that of this CPU, @cpu
+ *
+ * To look is to look up the DSQ by its number, a quarter of what a wakeup costs a policy: once in a
+ * while is enough. Who is queued meanwhile waits that much longer behind tasks that wake each other
+ * in turns, but no longer: they never get to dispatch, where the queue is asked. The time is that
+ * at which who runs here began to, or had a tick, which is there to be read. For select_cpu only,
+ * where no other program of this CPU gets between.
+ */
+static __always_inline bool policy_queue_is_empty(u32 llc, s32 cpu)
+{
+	u64 now = bpf_get_current_task_btf()->se.exec_start;
+	u64 *seen = &seen_empty[cpu & (NR_CPUS - 1)];
+
+	if (now - *seen < EMPTY_FOR_NS)
+		return true;
+	if (scx_bpf_dsq_nr_queued(POLICY_DSQ(llc)))
+		return false;
+	*seen = now;
+	return true;
+}
+
 /**
  * policy_waker_makes_room - whether @p is woken by who says that it is about to sleep, in the same
  * LLC, and nobody else waits there
@@ -85,9 +113,8 @@ static __always_inline bool policy_waker_makes_room(struct task_struct *p, s32 p
 	u32 llc = policy_llc_of(cpu);
 
 	return wake_flags & SCX_WAKE_SYNC && llc == policy_llc_of(prev_cpu) &&
-	       bpf_cpumask_test_cpu(cpu, p->cpus_ptr) &&
-	       !scx_bpf_dsq_nr_queued(SCX_DSQ_LOCAL_ON | cpu) &&
-	       !scx_bpf_dsq_nr_queued(POLICY_DSQ(llc));
+	       bpf_cpumask_test_cpu(cpu, p->cpus_ptr) && !scx_bpf_dsq_nr_queued(SCX_DSQ_LOCAL) &&
+	       policy_queue_is_empty(llc, cpu);
 }
 
 /**

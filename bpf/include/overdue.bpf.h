@@ -88,4 +88,19 @@ static __always_inline void policy_see_to_overdue(u32 n)
 		overdue_look(n, before);
 }
 
+/**
+ * policy_run_overdue - run @p at once, for a slice of @slice_ns, if it has waited for long
+ *
+ * For POLICY_ENQUEUE, before all else: who changes affinity all the time is also taken from the
+ * local DSQ to which policy_see_to_overdue() has moved it. It has not run since it was charged, and
+ * keeps its place in the policy's order. Return: whether it was one.
+ */
+static __always_inline bool policy_run_overdue(struct task_struct *p, u64 slice_ns, u64 enq_flags)
+{
+	if (!policy_has_waited(p, enq_flags, POLICY_LONG_WAIT_MS))
+		return false;
+	scx_bpf_dsq_insert(p, SCX_DSQ_LOCAL, slice_ns, enq_flags | SCX_ENQ_PREEMPT);
+	return true;
+}
+
 #endif /* __OVERDUE_BPF_H */

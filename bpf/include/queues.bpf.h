@@ -59,16 +59,46 @@ static __always_inline bool policy_kick_idle(struct task_struct *p)
 	return true;
 }
 
+/* How long a task may have to wait because it loses its place in a queue, ms. */
+#define POLICY_LONG_WAIT_MS 4000
+
+/**
+ * policy_has_waited - whether @p, which is queued, has not run for @ms although it was ready to
+ *
+ * A change of affinity, nice or cgroup takes a task off where it waits and has it queued again.
+ * Where these come all the time it would lose its place for ever, and the kernel would end the
+ * scheduler: who asks this lets it run.
+ */
+static __always_inline bool policy_has_waited(struct task_struct *p, u64 enq_flags, u64 ms)
+{
+	/* 30 s: what the kernel's types say of the length of its ticks. */
+	u64 half_a_minute = bpf_core_enum_value(enum scx_consts, SCX_WATCHDOG_MAX_TIMEOUT);
+
+	return unlikely(!(enq_flags & SCX_ENQ_WAKEUP) &&
+			bpf_jiffies64() - p->scx.runnable_at > ms * half_a_minute / 30000);
+}
+
+/**
+ * policy_keeps_turn - whether it is @p's turn already, who is queued
+ *
+ * A task that was picked and lost its CPU to a higher class has had its turn in the queue. One that
+ * loses its place over and over has not, and gets it.
+ */
+static __always_inline bool policy_keeps_turn(struct task_struct *p, u64 enq_flags)
+{
+	return unlikely(enq_flags & SCX_ENQ_REENQ) ||
+	       policy_has_waited(p, enq_flags, POLICY_LONG_WAIT_MS);
+}
+
 /**
  * policy_queue - put @p at the end of queue @n and wake an idle CPU for it
  * @slice_ns: how long it may run once picked
  *
- * A task that was picked and lost its CPU to a higher class has had its turn in the
- * queue: it goes to the front, with what is left of its slice.
+ * If it keeps its turn it goes to the front, with what is left of its slice.
  */
 static __always_inline void policy_queue(struct task_struct *p, u32 n, u64 slice_ns, u64 enq_flags)
 {
-	if (unlikely(enq_flags & SCX_ENQ_REENQ)) {
+	if (policy_keeps_turn(p, enq_flags)) {
 		enq_flags |= SCX_ENQ_HEAD;
 		slice_ns = p->scx.slice ?: slice_ns;
 	}

@@ -142,9 +142,12 @@ POLICY_ENQUEUE(balance_enqueue, p, enq_flags)
 	s32 cpu = home_cpu(p, t, scx_bpf_task_cpu(p));
 	u32 llc = policy_llc_of(cpu);
 	bool moved = before && policy_llc_of(before - 1) != llc;
-	u64 vtime = vtime_in(p, llc, cpu, policy_llc_now(llc), slice_us * 1000,
-			     moved || enq_flags & SCX_ENQ_WAKEUP);
+	u64 vtime;
 
+	if (policy_run_overdue(p, slice_us * 1000, enq_flags))
+		return;
+	vtime = vtime_in(p, llc, cpu, policy_llc_now(llc), slice_us * 1000,
+			 moved || enq_flags & SCX_ENQ_WAKEUP);
 	policy_queue_vtime(p, llc, slice_us * 1000, vtime, enq_flags);
 }
 

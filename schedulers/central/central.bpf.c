@@ -84,8 +84,7 @@ s32 BPF_STRUCT_OPS(central_select_cpu, struct task_struct *p, s32 prev_cpu, u64 
  */
 POLICY_ENQUEUE(central_enqueue, p, enq_flags)
 {
-	/* Who lost the CPU to a higher class has had its turn in the queue. */
-	if (unlikely(enq_flags & SCX_ENQ_REENQ))
+	if (policy_keeps_turn(p, enq_flags))
 		enq_flags |= SCX_ENQ_HEAD;
 	scx_bpf_dsq_insert(p, POLICY_DSQ(QUEUE), slice_us * 1000, enq_flags);
 	if (unlikely(is_late(scx_bpf_now())))

@@ -316,8 +316,7 @@ POLICY_ENQUEUE(cosched_enqueue, p, enq_flags)
 {
 	u64 slice = slice_us * 1000;
 
-	/* It has lost its CPU to a higher class: it goes on where it was. */
-	if (enq_flags & SCX_ENQ_REENQ) {
+	if (policy_keeps_turn(p, enq_flags)) {
 		enq_flags |= SCX_ENQ_HEAD;
 		slice = p->scx.slice ?: slice;
 	}

@@ -88,8 +88,11 @@ s32 BPF_STRUCT_OPS(flatcg_select_cpu, struct task_struct *p, s32 prev_cpu, u64 w
 POLICY_ENQUEUE(flatcg_enqueue, p, enq_flags)
 {
 	s64 left = bandwidth_left(p);
-	u64 vtime = vtime_of_task(p, enq_flags & SCX_ENQ_WAKEUP);
+	u64 vtime;
 
+	if (left > 0 && policy_run_overdue(p, bandwidth_slice(left, slice_us * 1000), enq_flags))
+		return;
+	vtime = vtime_of_task(p, enq_flags & SCX_ENQ_WAKEUP);
 	if (likely(left > 0)) {
 		policy_queue_vtime(p, QUEUE, bandwidth_slice(left, slice_us * 1000), vtime,
 				   enq_flags);

@@ -33,7 +33,8 @@
  *
  * Worst case. A task waits no longer than under vtime plus lag_us for each other task of its LLC.
  * One that was woken by a promise to sleep that is not kept waits for the next CPU that asks, a
- * slice at most if it is first.
+ * slice at most if it is first. Where all CPUs have tasks that wake each other in turns, one that
+ * waits is seen after up to half a millisecond (idle.bpf.h).
  * Who pretends to be short, by sleeping often, gets its share early, and no more of it.
  *
  * Parameters: slice_us, lag_us, first_us, preempt_us, llc_cpus.
@@ -313,9 +314,13 @@ POLICY_ENQUEUE(interactive_enqueue, p, enq_flags)
 	s32 cpu = scx_bpf_task_cpu(p), victim = -1;
 	u32 llc = policy_llc_of(cpu);
 	bool woke = enq_flags & SCX_ENQ_WAKEUP;
-	struct fair_task *t = charge(p, llc, woke);
-	u64 deadline = t ? t->vtime + t->request : *policy_llc_now(llc), first;
+	struct fair_task *t;
+	u64 deadline, first;
 
+	if (policy_run_overdue(p, slice_us * 1000, enq_flags))
+		return;
+	t = charge(p, llc, woke);
+	deadline = t ? t->vtime + t->request : *policy_llc_now(llc);
 	/* No other CPU could take it, and nobody else wants this one: the queue is a detour. */
 	if (woke && p->nr_cpus_allowed == 1 && cpu == bpf_get_smp_processor_id() &&
 	    ending_of_waker(false) == SOON && !scx_bpf_dsq_nr_queued(SCX_DSQ_LOCAL) &&

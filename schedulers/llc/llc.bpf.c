@@ -92,9 +92,12 @@ POLICY_ENQUEUE(llc_enqueue, p, enq_flags)
 {
 	s32 cpu = scx_bpf_task_cpu(p);
 	u32 llc = policy_llc_of(cpu);
-	u64 vtime = vtime_in(p, llc, cpu, policy_llc_now(llc), slice_us * 1000,
-			     enq_flags & SCX_ENQ_WAKEUP);
+	u64 vtime;
 
+	if (policy_run_overdue(p, slice_us * 1000, enq_flags))
+		return;
+	vtime = vtime_in(p, llc, cpu, policy_llc_now(llc), slice_us * 1000,
+			 enq_flags & SCX_ENQ_WAKEUP);
 	scx_bpf_dsq_insert_vtime(p, POLICY_DSQ(llc), slice_us * 1000, vtime, enq_flags);
 	cpu = find_idle(p, cpu, 0);
 	if (cpu >= 0)

@@ -123,6 +123,13 @@ POLICY_ENQUEUE(prio_enqueue, p, enq_flags)
 	s32 level = level_of(p);
 	u64 arrival;
 
+	/* As one that has just arrived it would be overdue never. */
+	if (policy_has_waited(p, enq_flags, max_wait_ms)) {
+		scx_bpf_dsq_insert(p, POLICY_DSQ(OVERDUE), slice, enq_flags);
+		WRITE_ONCE(some_overdue, true);
+		policy_find_cpu(p, level + 1);
+		return;
+	}
 	left = policy_turn(p, slice, enq_flags & SCX_ENQ_WAKEUP);
 	/* Who is in the middle of a turn keeps its place: nobody of its level is older. */
 	arrival = left < slice ? p->scx.dsq_vtime : bpf_ktime_get_ns();

@@ -45,8 +45,11 @@ enum { QUEUE };
 
 POLICY_ENQUEUE(vtime_enqueue, p, enq_flags)
 {
-	u64 vtime = vtime_of(p, QUEUE, slice_us * 1000, enq_flags & SCX_ENQ_WAKEUP);
+	u64 vtime;
 
+	if (policy_run_overdue(p, slice_us * 1000, enq_flags))
+		return;
+	vtime = vtime_of(p, QUEUE, slice_us * 1000, enq_flags & SCX_ENQ_WAKEUP);
 	policy_queue_vtime(p, QUEUE, slice_us * 1000, vtime, enq_flags);
 }
 

@@ -21,6 +21,7 @@ mod layers;
 mod llc;
 mod nest;
 mod prio;
+mod stress;
 
 /// CPU that the measured threads share; the test itself stays on CPU 0.
 const CPU: usize = 1;
@@ -339,53 +340,4 @@ fn the_example_of_the_docs_does_what_it_says() {
     println!("busy and polite: {shares:?}");
     assert!(shares[0] > 3 * shares[1], "the other one comes first: {shares:?}");
     assert!(shares[1] > 0, "and the polite one does not starve: {shares:?}");
-}
-
-#[test]
-#[ignore = "needs sched_ext: scripts/test runs it in a VM"]
-fn every_policy_survives_stress_and_hotplug() {
-    for policy in [
-        "fifo",
-        "fifo_percpu",
-        "vtime",
-        "prio",
-        "edf",
-        "flatcg",
-        "llc",
-        "interactive",
-        "cosched",
-        "layers",
-        "nest",
-        "central",
-        "balance",
-        "agent_edf",
-        "shinjuku",
-    ] {
-        let late = Offline::take(1);
-        let running = Running::start(&["--policy", policy, "--stats", "0", "--timeout", "10s"]);
-        let mut stress = Background::start(
-            "stress-ng",
-            &["--cpu", "2", "--switch", "2", "--fork", "2", "--affinity", "2", "--timeout", "60s"],
-        );
-        let mut load = Threads::new();
-        load.hog("pinned", Some(3));
-        load.add("sleeper", None, || thread::sleep(Duration::from_millis(1)));
-        load.assert_all_progress();
-        // A CPU that was offline when the policy was attached.
-        drop(late);
-        load.hog("late", Some(1));
-        // More than one: what waits for a CPU that goes has to be moved on from there.
-        for name in ["leaver", "left", "behind"] {
-            load.hog(name, Some(2));
-        }
-        for _ in 0..2 {
-            let offline = Offline::take(2);
-            load.assert_all_progress();
-            drop(offline);
-            load.assert_all_progress();
-        }
-        stress.assert_running();
-        let (end, _, errors) = running.stop();
-        assert!(end.success(), "{policy}: {errors}");
-    }
 }

@@ -74,13 +74,6 @@ fn swaps_back_and_forth_under_load() {
     assert!(end.success(), "{errors}");
 }
 
-/// Names of all built-in policies.
-fn policies() -> Vec<String> {
-    let output = scx_run(&["list", "--json"]);
-    let list: Vec<serde_json::Value> = serde_json::from_slice(&output.stdout).unwrap();
-    list.iter().map(|policy| policy["name"].as_str().unwrap().to_owned()).collect()
-}
-
 #[test]
 #[ignore = "needs sched_ext: scripts/test runs it in a VM"]
 fn a_walk_through_all_policies_under_load_loses_nobody() {

@@ -10,6 +10,7 @@ mod edf;
 mod flatcg;
 mod forks;
 mod layers;
+mod pairs;
 
 use std::io::{Read as _, Write as _};
 use std::sync::atomic::{AtomicBool, Ordering};

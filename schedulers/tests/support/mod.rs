@@ -65,6 +65,13 @@ pub fn scx_run(args: &[&str]) -> Output {
     Command::new("scx_run").args(args).output().expect("scx_run is in PATH")
 }
 
+/// Names of all built-in policies.
+pub fn policies() -> Vec<String> {
+    let output = scx_run(&["list", "--json"]);
+    let list: Vec<serde_json::Value> = serde_json::from_slice(&output.stdout).unwrap();
+    list.iter().map(|policy| policy["name"].as_str().unwrap().to_owned()).collect()
+}
+
 pub fn stdout(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
