@@ -72,7 +72,7 @@ static __always_inline s32 policy_find_idle_at_home(struct task_struct *p, s32 c
 }
 
 /* How long an empty queue is taken to be empty still, ns. */
-#define EMPTY_FOR_NS 500000
+#define EMPTY_FOR_NS 100000
 
 /* Of each CPU, when it saw the queue of its LLC empty. */
 static u64 seen_empty[NR_CPUS];

@@ -34,7 +34,7 @@
  * Worst case. A task waits no longer than under vtime plus lag_us for each other task of its LLC.
  * One that was woken by a promise to sleep that is not kept waits for the next CPU that asks, a
  * slice at most if it is first. Where all CPUs have tasks that wake each other in turns, one that
- * waits is seen after up to half a millisecond (idle.bpf.h).
+ * waits is seen after up to a tenth of a millisecond (idle.bpf.h).
  * Who pretends to be short, by sleeping often, gets its share early, and no more of it.
  *
  * Parameters: slice_us, lag_us, first_us, preempt_us, llc_cpus.
